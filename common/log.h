@@ -1,0 +1,35 @@
+#pragma once
+
+#include <fmt/core.h>
+
+#include <string_view>
+
+namespace moiety {
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError };
+
+/// Names this process in every line ("router 0", "worker 3"). Call once, early. The level comes from
+/// the environment variable MOIETY_LOG (debug, info, warning, error), info unless set. Lines go to
+/// stderr, one write each; safe from any thread.
+void init_logging(std::string_view process_name);
+
+void log_line(LogLevel level, std::string_view text);
+
+template <class... Args>
+void log_debug(fmt::format_string<Args...> format, Args&&... args) {
+  log_line(LogLevel::kDebug, fmt::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void log_info(fmt::format_string<Args...> format, Args&&... args) {
+  log_line(LogLevel::kInfo, fmt::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void log_warning(fmt::format_string<Args...> format, Args&&... args) {
+  log_line(LogLevel::kWarning, fmt::format(format, std::forward<Args>(args)...));
+}
+template <class... Args>
+void log_error(fmt::format_string<Args...> format, Args&&... args) {
+  log_line(LogLevel::kError, fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace moiety
