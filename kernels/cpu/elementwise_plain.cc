@@ -1,0 +1,21 @@
+#include <cmath>
+
+#include "kernels/cpu/plain_math.h"
+#include "kernels/implementations.h"
+
+namespace moiety::kernels::plain {
+
+void rms_norm(const float* x, const float* weight, float eps, std::int32_t size, float* y) {
+  const float factor = 1.0f / std::sqrt(dot(x, x, size) / static_cast<float>(size) + eps);
+  for (std::int32_t i = 0; i < size; ++i) y[i] = x[i] * factor * weight[i];
+}
+
+void silu_mul(float* gate, const float* up, std::size_t size) {
+  for (std::size_t i = 0; i < size; ++i) gate[i] = gate[i] / (1.0f + exp_f32(-gate[i])) * up[i];
+}
+
+void exp_shifted(const float* z, float shift, std::size_t size, double* e) {
+  for (std::size_t i = 0; i < size; ++i) e[i] = exp_f32(z[i] - shift);
+}
+
+}  // namespace moiety::kernels::plain

@@ -1,0 +1,55 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "common/dtype.h"
+#include "kernels/implementations.h"
+#include "kernels/packed_matrix.h"
+
+namespace moiety::kernels::reference {
+namespace {
+
+float weight_at(const LinearTile& tile, std::int32_t panel, std::int32_t column, std::int32_t k) {
+  const std::byte* base = tile.weights + panel * tile.panel_bytes;
+  if (!tile.is_bf16) {
+    return reinterpret_cast<const float*>(base)[std::ptrdiff_t{k} * PackedMatrix::kPanel + column];
+  }
+  const std::ptrdiff_t pair = std::ptrdiff_t{k / 2} * PackedMatrix::kPanel + column;
+  return bf16_to_float(reinterpret_cast<const bf16*>(base)[pair * 2 + k % 2]);
+}
+
+}  // namespace
+
+void linear_tile(const LinearTile& tile) {
+  for (std::int32_t panel = tile.panel_begin; panel < tile.panel_end; ++panel) {
+    const std::int32_t first = panel * PackedMatrix::kPanel;
+    const std::int32_t columns = std::min(PackedMatrix::kPanel, tile.n - first);
+    for (std::int32_t row = 0; row < tile.rows; ++row) {
+      const float* x = tile.x + std::ptrdiff_t{row} * tile.k;
+      std::array<double, PackedMatrix::kPanel> sum{};
+      for (std::int32_t k = 0; k < tile.k; ++k) {
+        for (std::int32_t column = 0; column < columns; ++column) {
+          sum[column] += static_cast<double>(x[k]) * weight_at(tile, panel, column, k);
+        }
+      }
+      float* y = tile.y + std::ptrdiff_t{row} * tile.n + first;
+      for (std::int32_t column = 0; column < columns; ++column) {
+        y[column] = static_cast<float>(sum[column]);
+      }
+    }
+  }
+}
+
+void linear_magnitude(const PackedMatrix& w, const float* x, std::int32_t m, double* y) {
+  for (std::int32_t row = 0; row < m; ++row) {
+    for (std::int32_t n = 0; n < w.n(); ++n) {
+      double sum = 0;
+      for (std::int32_t k = 0; k < w.k(); ++k) {
+        sum += std::abs(static_cast<double>(x[std::ptrdiff_t{row} * w.k() + k]) * w.at(n, k));
+      }
+      y[std::ptrdiff_t{row} * w.n() + n] = sum;
+    }
+  }
+}
+
+}  // namespace moiety::kernels::reference

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "common/result.h"
+
+namespace moiety::kernels {
+
+/// One implementation of all operations. Within a variant the bits of a row never depend on the
+/// rows beside it, on chunking or on threads; between variants results differ by rounding.
+enum class Variant : std::uint8_t {
+  kReference,  ///< plain loops with double sums: the oracle
+  kPlain,      ///< portable C++ with float sums
+  kAvx2,       ///< AVX2 + FMA
+};
+
+/// Slowest first, fastest last.
+inline constexpr std::array kAllVariants = {Variant::kReference, Variant::kPlain, Variant::kAvx2};
+
+/// The name that people type: "reference", "plain", "avx2".
+std::string_view variant_name(Variant variant);
+
+/// Whether this CPU can run it.
+bool variant_supported(Variant variant);
+
+/// Every variant that this CPU can run, reference first, fastest last.
+std::vector<Variant> supported_variants();
+
+/// "auto" gives the fastest that the CPU has, or what the environment variable MOIETY_KERNELS
+/// names; otherwise the named one. kInvalidArgument: unknown name, or the CPU cannot run it.
+Result<Variant> choose_variant(std::string_view name);
+
+}  // namespace moiety::kernels

@@ -1,0 +1,193 @@
+#include "kernels/expert_ffn.h"
+
+#include <cstring>
+
+#include "kernels/elementwise.h"
+#include "kernels/implementations.h"
+#include "tests/kernels/tolerance.h"
+
+namespace moiety::kernels {
+namespace {
+
+ExpertWeights make_expert(DType dtype, std::int32_t hidden, std::int32_t intermediate) {
+  const auto size = static_cast<std::size_t>(hidden) * intermediate;
+  return {PackedMatrix(dtype, intermediate, hidden, random_floats(size, 1)),
+          PackedMatrix(dtype, intermediate, hidden, random_floats(size, 2)),
+          PackedMatrix(dtype, hidden, intermediate, random_floats(size, 3))};
+}
+
+std::vector<float> make_rows(DType dtype, std::int32_t m, std::int32_t hidden) {
+  std::vector<float> x = random_floats(static_cast<std::size_t>(m) * hidden, 4);
+  round_inputs(dtype, x);
+  return x;
+}
+
+double row_dot(const PackedMatrix& w, std::int32_t n, const double* x, bool magnitude) {
+  double sum = 0;
+  for (std::int32_t k = 0; k < w.k(); ++k) {
+    const double term = w.at(n, k) * x[k];
+    sum += magnitude ? std::abs(term) : term;
+  }
+  return sum;
+}
+
+/// One row in double without any rounding inside, and how far a float variant may be from it: the
+/// bounds of gate and up carried through silu (slope at most 1.1) and, for BF16, one rounding of
+/// the down inputs.
+void expect_row(const ExpertWeights& weights,
+                const float* x_row,
+                std::vector<double>& expected,
+                std::vector<double>& bound) {
+  const std::int32_t hidden = weights.gate.k();
+  const std::int32_t intermediate = weights.gate.n();
+  const std::vector<double> x(x_row, x_row + hidden);
+  std::vector<double> h(static_cast<std::size_t>(intermediate));
+  std::vector<double> h_error(h.size());
+  for (std::int32_t i = 0; i < intermediate; ++i) {
+    const double gate = row_dot(weights.gate, i, x.data(), false);
+    const double up = row_dot(weights.up, i, x.data(), false);
+    const double gate_error =
+        sum_bound(hidden, kUnitF32, row_dot(weights.gate, i, x.data(), true), kUnitF32, gate);
+    const double up_error =
+        sum_bound(hidden, kUnitF32, row_dot(weights.up, i, x.data(), true), kUnitF32, up);
+    const double silu = gate / (1 + std::exp(-gate));
+    h[i] = silu * up;
+    h_error[i] =
+        1.1 * gate_error * std::abs(up) + std::abs(silu) * up_error + 8 * kUnitF32 * std::abs(h[i]);
+    if (weights.down.dtype() == DType::kBF16) h_error[i] += 1.01 * kUnitBf16 * std::abs(h[i]);
+  }
+  for (std::int32_t n = 0; n < hidden; ++n) {
+    expected.push_back(row_dot(weights.down, n, h.data(), false));
+    double carried = 0;
+    for (std::int32_t i = 0; i < intermediate; ++i)
+      carried += std::abs(weights.down.at(n, i)) * h_error[i];
+    bound.push_back(carried + sum_bound(intermediate, kUnitF32,
+                                        row_dot(weights.down, n, h.data(), true), kUnitF32,
+                                        expected.back()));
+  }
+}
+
+class ExpertOf : public testing::TestWithParam<Variant> {};
+INSTANTIATE_TEST_SUITE_P(Kernels,
+                         ExpertOf,
+                         testing::ValuesIn(supported_variants()),
+                         variant_test_name);
+
+TEST_P(ExpertOf, MatchesTheDefinition) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    for (auto [hidden, intermediate] : {std::pair{32, 48}, {33, 17}, {1, 1}, {7, 65}}) {
+      const ExpertWeights weights = make_expert(dtype, hidden, intermediate);
+      for (std::int32_t m : {0, 1, 5, 6, 7, 50}) {
+        const std::vector<float> x = make_rows(dtype, m, hidden);
+        std::vector<double> expected;
+        std::vector<double> bound;
+        for (std::int32_t row = 0; row < m; ++row) {
+          expect_row(weights, x.data() + static_cast<std::ptrdiff_t>(row) * hidden, expected,
+                     bound);
+        }
+        Guarded y(x.size());
+        Guarded scratch(expert_scratch_floats(weights, m));
+        expert_ffn(GetParam(), weights, x.data(), m, y.data(), scratch.span());
+        EXPECT_TRUE(within(expected, y.span(), bound))
+            << dtype_name(dtype) << " m=" << m << " hidden=" << hidden
+            << " intermediate=" << intermediate;
+        EXPECT_TRUE(y.intact() && scratch.intact());
+      }
+    }
+  }
+}
+
+TEST_P(ExpertOf, ARowHasTheSameBitsWhateverIsBesideIt) {
+  constexpr std::int32_t kHidden = 71;
+  constexpr std::int32_t kM = 55;
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    // An odd width puts the elements of a row at every place within a vector.
+    const ExpertWeights weights = make_expert(dtype, kHidden, 37);
+    const std::vector<float> x = make_rows(dtype, kM, kHidden);
+    std::vector<float> scratch(expert_scratch_floats(weights, kM) + 5);
+    std::vector<float> alone(x.size());
+    for (std::size_t row = 0; row < kM; ++row) {
+      expert_ffn(GetParam(), weights, &x[row * kHidden], 1, &alone[row * kHidden], scratch);
+    }
+    for (std::int32_t m : {1, 2, 3, 7, 48, 49, 55}) {
+      const auto first = static_cast<std::size_t>(kM - m) * kHidden;
+      const auto size = static_cast<std::size_t>(m) * kHidden;
+      Guarded y(size);
+      expert_ffn(GetParam(), weights, &x[first], m, y.data(), scratch);
+      EXPECT_EQ(std::memcmp(y.data(), &alone[first], size * sizeof(float)), 0)
+          << dtype_name(dtype) << " m=" << m;
+    }
+  }
+}
+
+struct Activations {
+  Variant variant;
+  SiluMulFn* silu_mul;
+  ExpFn* exp_shifted;
+};
+const Activations kActivations[] = {{Variant::kPlain, plain::silu_mul, plain::exp_shifted},
+                                    {Variant::kAvx2, avx2::silu_mul, avx2::exp_shifted}};
+
+TEST(Exponential, IsWithinTwoUlpAndRightAtTheEnds) {
+  for (const Activations& of : kActivations) {
+    if (!variant_supported(of.variant)) continue;
+    std::vector<float> z;
+    for (double x = -87.3; x < 88.72; x += 0.000737) z.push_back(static_cast<float>(x));
+    std::vector<double> e(z.size());
+    of.exp_shifted(z.data(), 0, z.size(), e.data());
+    double worst = 0;
+    for (std::size_t i = 0; i < z.size(); ++i) {
+      const double expected = std::exp(static_cast<double>(z[i]));
+      const double ulp = std::ldexp(1.0, std::ilogb(expected) - 23);
+      worst = std::max(worst, std::abs(e[i] - expected) / ulp);
+    }
+    EXPECT_LE(worst, 2.0) << variant_name(of.variant);
+    RecordProperty(std::string(variant_name(of.variant)) + "_worst_ulp", std::to_string(worst));
+
+    const std::vector<float> ends = {0, -0.0f, -200, -INFINITY, 200, INFINITY, NAN, -100};
+    e.assign(ends.size(), -1);
+    of.exp_shifted(ends.data(), 0, ends.size(), e.data());
+    EXPECT_EQ(e[0], 1);
+    EXPECT_EQ(e[1], 1);
+    EXPECT_EQ(e[2], 0);
+    EXPECT_EQ(e[3], 0);
+    EXPECT_EQ(e[4], INFINITY);
+    EXPECT_EQ(e[5], INFINITY);
+    EXPECT_TRUE(std::isnan(e[6]));
+    EXPECT_NEAR(e[7], std::exp(-100.0), 0x1p-149);
+  }
+}
+
+TEST(SiluMul, AnElementHasTheSameBitsAtEveryPlace) {
+  for (const Activations& of : kActivations) {
+    if (!variant_supported(of.variant)) continue;
+    const std::vector<float> gate = random_floats(40, 8, 20);
+    const std::vector<float> up = random_floats(40, 9);
+    std::vector<float> all = gate;
+    of.silu_mul(all.data(), up.data(), all.size());
+    for (std::size_t first = 0; first < gate.size(); ++first) {
+      for (std::size_t size = 1; first + size <= gate.size(); ++size) {
+        Guarded part(size);
+        std::copy_n(gate.data() + first, size, part.data());
+        of.silu_mul(part.data(), up.data() + first, size);
+        ASSERT_EQ(std::memcmp(part.data(), &all[first], size * sizeof(float)), 0);
+        ASSERT_TRUE(part.intact());
+      }
+    }
+  }
+}
+
+TEST(SiluMul, IsZeroFarLeftAndTheIdentityFarRight) {
+  for (const Activations& of : kActivations) {
+    if (!variant_supported(of.variant)) continue;
+    std::vector<float> gate = {-1000, 1000, 0};
+    const std::vector<float> up = {1, 2, 3};
+    of.silu_mul(gate.data(), up.data(), gate.size());
+    EXPECT_EQ(gate[0], 0);
+    EXPECT_EQ(gate[1], 2000);
+    EXPECT_EQ(gate[2], 0);
+  }
+}
+
+}  // namespace
+}  // namespace moiety::kernels
