@@ -1,0 +1,120 @@
+#include "checkpoint/checkpoint.h"
+
+#include <set>
+
+namespace moiety {
+namespace {
+
+constexpr std::uint64_t kMaxConfigBytes = std::uint64_t{16} << 20;
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    if (i > 0) text += ", ";
+    text += std::to_string(shape[i]);
+  }
+  return text + "]";
+}
+
+// Collects names and prints the first few with the count of all.
+class NameList {
+ public:
+  void add(std::string_view name) {
+    constexpr std::size_t kNamed = 3;
+    if (count_ < kNamed) names_ += (count_ > 0 ? ", '" : "'") + std::string(name) + "'";
+    ++count_;
+  }
+  bool empty() const { return count_ == 0; }
+  std::string text() const {
+    return (count_ == 1 ? "1 tensor: " : std::to_string(count_) + " tensors: ") + names_ +
+           (count_ > 3 ? ", ..." : "");
+  }
+
+ private:
+  std::string names_;
+  std::size_t count_ = 0;
+};
+
+Result<void> check_tensors(const SafetensorsSet& set, const Architecture& architecture) {
+  const std::vector<ExpectedTensor> expected = expected_tensors(architecture);
+  NameList missing;
+  std::set<std::string_view> known;
+  for (const ExpectedTensor& tensor : expected) {
+    known.insert(tensor.name);
+    const TensorInfo* info = set.find(tensor.name);
+    if (info == nullptr) {
+      missing.add(tensor.name);
+      continue;
+    }
+    const std::string where = set.files()[info->file].string() + ": tensor '" + tensor.name + "' ";
+    if (info->shape != tensor.shape) {
+      return fail(ErrorCode::kInvalidArgument, where + "has shape " + shape_text(info->shape) +
+                                                   ", config.json asks for " +
+                                                   shape_text(tensor.shape));
+    }
+    if (info->dtype != DType::kF32 && info->dtype != DType::kBF16 && info->dtype != DType::kF16) {
+      return fail(ErrorCode::kInvalidArgument, where + "is " +
+                                                   std::string(dtype_name(info->dtype)) +
+                                                   ", weights must be F32, BF16 or F16");
+    }
+  }
+  if (!missing.empty()) {
+    return fail(ErrorCode::kInvalidArgument,
+                "the weights lack " + missing.text() + ", which config.json asks for");
+  }
+  NameList unknown;
+  for (const auto& [name, info] : set.tensors()) {
+    if (!known.contains(name)) unknown.add(name);
+  }
+  if (!unknown.empty()) {
+    return fail(ErrorCode::kInvalidArgument,
+                "the weights hold what " + architecture.name +
+                    " as config.json describes it does not use: " + unknown.text());
+  }
+  return {};
+}
+
+Result<Architecture> read_architecture(const std::filesystem::path& folder) {
+  const std::filesystem::path config = folder / "config.json";
+  const std::filesystem::path generation = folder / "generation_config.json";
+  std::error_code ignored;
+  MOIETY_ASSIGN(const std::string text, read_file(config, kMaxConfigBytes));
+  const bool pruned = std::filesystem::exists(folder / "pruning_metadata.json", ignored);
+  auto architecture = parse_architecture(text, pruned);
+  if (!architecture) return with_context(config.string(), architecture.error());
+  if (std::filesystem::exists(generation, ignored)) {
+    MOIETY_ASSIGN(const std::string defaults, read_file(generation, kMaxConfigBytes));
+    const auto added = add_generation_config(defaults, *architecture);
+    if (!added) return with_context(generation.string(), added.error());
+  }
+  return architecture;
+}
+
+}  // namespace
+
+Checkpoint::Checkpoint(std::filesystem::path folder,
+                       Architecture architecture,
+                       SafetensorsSet tensors,
+                       std::string fingerprint)
+    : folder_(std::move(folder)),
+      architecture_(std::move(architecture)),
+      tensors_(std::move(tensors)),
+      fingerprint_(std::move(fingerprint)) {}
+
+Result<Checkpoint> Checkpoint::open(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(folder, ignored)) {
+    return fail(ErrorCode::kNotFound,
+                folder.string() +
+                    ": no such folder; a checkpoint is a folder with config.json and "
+                    "safetensors files");
+  }
+  MOIETY_ASSIGN(Architecture architecture, read_architecture(folder));
+  MOIETY_ASSIGN(SafetensorsSet tensors, SafetensorsSet::open_folder(folder));
+  const auto checked = check_tensors(tensors, architecture);
+  if (!checked) return with_context(folder.string(), checked.error());
+  MOIETY_ASSIGN(std::string fingerprint, tensors.fingerprint());
+  return Checkpoint(folder, std::move(architecture), std::move(tensors), std::move(fingerprint));
+}
+
+}  // namespace moiety

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "checkpoint/checkpoint.h"
+
+namespace moiety {
+
+/// Headers above this are refused, as the format's own library does.
+inline constexpr std::uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;
+
+/// Interprets the JSON header of one safetensors file. `data_begin` is where its data starts (8 +
+/// the header's length), `file_bytes` the size of the file. The tensors must cover the data
+/// completely: in offset order each begins where the one before it ends.
+///
+/// `file` of the results is 0. kDataLoss: the file is too short for what the header says.
+/// kInvalidArgument: anything else that is wrong, naming the tensor.
+Result<std::map<std::string, TensorInfo, std::less<>>> parse_safetensors_header(
+    std::string_view header, std::uint64_t data_begin, std::uint64_t file_bytes);
+
+/// Interprets model.safetensors.index.json: tensor name -> shard. A shard is a plain file name, so
+/// that an index cannot lead out of its folder. kInvalidArgument names what is wrong.
+Result<std::map<std::string, std::string, std::less<>>> parse_shard_index(std::string_view json);
+
+}  // namespace moiety
