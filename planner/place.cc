@@ -1,0 +1,208 @@
+#include "planner/place.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "common/check.h"
+#include "planner/assign.h"
+#include "planner/json_fields.h"
+#include "planner/membership.h"
+#include "planner/worker_types.h"
+
+namespace moiety::planner {
+
+namespace {
+
+std::string count_of(std::int64_t count, const std::string& thing) {
+  return std::to_string(count) + " " + thing + (count == 1 ? "" : "s");
+}
+
+Result<void> check_options(const PlaceOptions& options) {
+  if (options.capacity_per_layer <= 0) {
+    return fail(ErrorCode::kInvalidArgument,
+                "capacity_per_layer: " + std::to_string(options.capacity_per_layer) +
+                    "; a worker must hold at least one expert of a layer");
+  }
+  std::set<WorkerId> seen;
+  for (WorkerId worker : options.workers) {
+    if (!seen.insert(worker).second) {
+      return fail(ErrorCode::kInvalidArgument,
+                  "workers: worker " + std::to_string(worker.value) + " is listed twice");
+    }
+  }
+  return {};
+}
+
+/// kResourceExhausted unless every layer fits all workers together.
+Result<void> check_room(const Membership& membership, const PlaceOptions& options) {
+  const auto workers = static_cast<std::int64_t>(options.workers.size());
+  const std::int64_t capacity = options.capacity_per_layer;
+  std::int64_t most = 0;
+  std::size_t fullest = 0;
+  for (std::size_t layer = 0; layer < membership.size(); ++layer) {
+    const auto& members = membership[layer];
+    const std::int64_t needed =
+        std::count_if(members.begin(), members.end(), [](Members who) { return who != 0; });
+    if (needed > most) {
+      most = needed;
+      fullest = layer;
+    }
+  }
+  if (most <= workers * capacity) return {};
+  std::string advice = "allow " + count_of((most + capacity - 1) / capacity, "worker");
+  if (workers > 0) {
+    advice += ", a capacity of " + std::to_string((most + workers - 1) / workers);
+  }
+  return fail(ErrorCode::kResourceExhausted,
+              "layer " + std::to_string(fullest) + " needs " + count_of(most, "expert") + ", but " +
+                  count_of(workers, "worker") + " of " + std::to_string(capacity) +
+                  " per layer hold " + std::to_string(workers * capacity) + "; " + advice +
+                  ", or deploy less");
+}
+
+/// kById and kRoundRobin: a fixed rule on the id.
+Result<Placement> place_by_rule(const Membership& membership, const PlaceOptions& options) {
+  const std::size_t num_workers = options.workers.size();
+  Placement placement;
+  for (std::size_t layer = 0; layer < membership.size(); ++layer) {
+    const std::size_t num_routed = membership[layer].size();
+    auto& owners = placement.owners.emplace_back(num_routed);
+    std::vector<std::int32_t> load(num_workers, 0);
+    for (std::size_t expert = 0; expert < num_routed; ++expert) {
+      if (membership[layer][expert] == 0) continue;
+      const std::size_t index = options.policy == PlacementPolicy::kById
+                                    ? expert * num_workers / num_routed
+                                    : expert % num_workers;
+      if (++load[index] > options.capacity_per_layer) {
+        return fail(ErrorCode::kResourceExhausted,
+                    "layer " + std::to_string(layer) + ": placement by " +
+                        std::string(policy_name(options.policy)) + " gives worker " +
+                        std::to_string(options.workers[index].value) + " more than the " +
+                        std::to_string(options.capacity_per_layer) +
+                        " experts that it may hold; raise the capacity, allow more workers, or "
+                        "place by membership");
+      }
+      owners[expert] = {options.workers[index]};
+    }
+  }
+  return placement;
+}
+
+bool same_layers(const ModelShape& model, const Placement& placement) {
+  return std::equal(placement.owners.begin(), placement.owners.end(), model.layers.begin(),
+                    model.layers.end(), [](const auto& owners, const ModelShape::Layer& layer) {
+                      return owners.size() == static_cast<std::size_t>(layer.num_routed);
+                    });
+}
+
+}  // namespace
+
+std::vector<std::vector<ExpertGroup>> group_experts(const ModelShape& model,
+                                                    const std::vector<Deployment>& deployments) {
+  for (const Deployment& deployment : deployments) check_fits(model, deployment.kept);
+  std::vector<std::vector<ExpertGroup>> layers;
+  for (std::size_t layer = 0; layer < model.layers.size(); ++layer) {
+    std::vector<std::vector<std::int32_t>> members(
+        static_cast<std::size_t>(model.layers[layer].num_routed));
+    for (std::size_t index = 0; index < deployments.size(); ++index) {
+      for (std::int32_t expert : deployments[index].kept.layers[layer]) {
+        members[static_cast<std::size_t>(expert)].push_back(static_cast<std::int32_t>(index));
+      }
+    }
+    auto& groups = layers.emplace_back();
+    std::map<std::vector<std::int32_t>, std::size_t> group_of;
+    for (std::size_t expert = 0; expert < members.size(); ++expert) {
+      const auto [entry, is_new] = group_of.try_emplace(members[expert], groups.size());
+      if (is_new) groups.push_back({members[expert], {}});
+      groups[entry->second].experts.push_back(static_cast<std::int32_t>(expert));
+    }
+  }
+  return layers;
+}
+
+Result<PlacementPolicy> parse_policy(std::string_view name) {
+  for (PlacementPolicy policy :
+       {PlacementPolicy::kMembership, PlacementPolicy::kById, PlacementPolicy::kRoundRobin}) {
+    if (name == policy_name(policy)) return policy;
+  }
+  return fail(ErrorCode::kInvalidArgument, "placement policy: " + quoted(name) +
+                                               " is unknown; use membership, id or round_robin");
+}
+
+std::string_view policy_name(PlacementPolicy policy) {
+  switch (policy) {
+    case PlacementPolicy::kMembership:
+      return "membership";
+    case PlacementPolicy::kById:
+      return "id";
+    case PlacementPolicy::kRoundRobin:
+      return "round_robin";
+  }
+  MOIETY_CHECK(false, "not a placement policy");
+}
+
+Result<Placement> place_experts(const ModelShape& model,
+                                const std::vector<Deployment>& deployments,
+                                const PlaceOptions& options,
+                                const Placement& current) {
+  MOIETY_TRY(check_options(options));
+  MOIETY_CHECK(current.owners.empty() || same_layers(model, current),
+               "the current placement is of another checkpoint");
+  const Membership membership = membership_of(model, deployments);
+  MOIETY_TRY(check_room(membership, options));
+
+  if (options.policy != PlacementPolicy::kMembership) {
+    MOIETY_ASSIGN(Placement placement, place_by_rule(membership, options));
+    placement.epoch = current.epoch;
+    return placement;
+  }
+  const auto types = choose_worker_types(count_members(membership), options.capacity_per_layer);
+  return assign_experts(
+      {model, membership, types, options.workers, options.capacity_per_layer, current});
+}
+
+MoveCost move_cost(const ModelShape& model, const Placement& from, const Placement& to) {
+  MOIETY_CHECK(from.owners.empty() || same_layers(model, from),
+               "the old placement is of another checkpoint");
+  MOIETY_CHECK(to.owners.empty() || same_layers(model, to),
+               "the new placement is of another checkpoint");
+  static const std::vector<WorkerId> kNobody;
+  MoveCost cost;
+  for (std::size_t layer = 0; layer < model.layers.size(); ++layer) {
+    const std::uint64_t bytes = model.layers[layer].expert_bytes;
+    for (std::size_t expert = 0; expert < static_cast<std::size_t>(model.layers[layer].num_routed);
+         ++expert) {
+      const auto& before = from.owners.empty() ? kNobody : from.owners[layer][expert];
+      const auto& after = to.owners.empty() ? kNobody : to.owners[layer][expert];
+      const auto missing_in = [](const std::vector<WorkerId>& owners) {
+        return [&owners](WorkerId worker) {
+          return std::find(owners.begin(), owners.end(), worker) == owners.end();
+        };
+      };
+      const auto loaded = std::count_if(after.begin(), after.end(), missing_in(before));
+      const auto dropped = std::count_if(before.begin(), before.end(), missing_in(after));
+      cost.experts_loaded += loaded;
+      cost.experts_dropped += dropped;
+      cost.bytes_loaded += static_cast<std::uint64_t>(loaded) * bytes;
+      cost.bytes_dropped += static_cast<std::uint64_t>(dropped) * bytes;
+    }
+  }
+  return cost;
+}
+
+std::vector<WorkerId> workers_of(const Placement& placement, const KeptExperts& kept) {
+  std::set<WorkerId> workers;
+  const std::size_t num_layers = std::min(placement.owners.size(), kept.layers.size());
+  for (std::size_t layer = 0; layer < num_layers; ++layer) {
+    const auto& owners = placement.owners[layer];
+    for (std::int32_t expert : kept.layers[layer]) {
+      if (static_cast<std::size_t>(expert) >= owners.size()) continue;
+      const auto& holders = owners[static_cast<std::size_t>(expert)];
+      workers.insert(holders.begin(), holders.end());
+    }
+  }
+  return {workers.begin(), workers.end()};
+}
+
+}  // namespace moiety::planner
