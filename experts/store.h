@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <span>
+
+#include "checkpoint/checkpoint.h"
+#include "common/ids.h"
+#include "kernels/expert_ffn.h"
+
+namespace moiety {
+
+/// The routed experts that this process holds, packed for the kernels.
+///
+/// Thread-safe: experts may be loaded and dropped while others run; a runner that has found an expert keeps it alive.
+class ExpertStore {
+ public:
+  /// `checkpoint` outlives the store. Weights are packed as `dtype`.
+  ExpertStore(const Checkpoint& checkpoint, DType dtype);
+
+  /// Reads and packs experts; those that are resident already cost nothing. On an error those loaded before it stay.
+  Result<void> load(std::span<const ExpertId> experts);
+  /// Drops every expert that is not in `experts`.
+  void keep_only(const std::set<ExpertId>& experts);
+
+  /// Null when it is not resident.
+  std::shared_ptr<const kernels::ExpertWeights> find(ExpertId expert) const;
+
+  std::size_t num_experts() const;
+  /// Bytes of the packed weights held now.
+  std::uint64_t bytes_resident() const;
+  /// Checkpoint bytes read for experts since the start.
+  std::uint64_t bytes_read() const;
+
+ private:
+  const Checkpoint& checkpoint_;
+  const DType dtype_;
+  mutable std::mutex mutex_;
+  std::map<ExpertId, std::shared_ptr<const kernels::ExpertWeights>> experts_;  // guarded by mutex_
+  std::uint64_t bytes_resident_ = 0;                                           // guarded by mutex_
+  std::uint64_t bytes_read_ = 0;                                               // guarded by mutex_
+};
+
+/// Every routed expert of a model, in (layer, expert) order.
+std::vector<ExpertId> all_routed_experts(const Architecture& architecture);
+
+}  // namespace moiety

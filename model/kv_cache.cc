@@ -1,0 +1,53 @@
+#include "model/kv_cache.h"
+
+#include <string>
+
+#include "common/check.h"
+
+namespace moiety {
+
+KvCache::KvCache(const Architecture& architecture, DType dtype, std::int32_t num_blocks)
+    : dtype_(dtype),
+      num_blocks_(num_blocks),
+      num_kv_heads_(architecture.num_kv_heads),
+      head_dim_(architecture.head_dim),
+      bytes_per_tensor_(static_cast<std::size_t>(num_blocks) * kernels::kKvBlockSize *
+                        static_cast<std::size_t>(architecture.kv_size()) * dtype_bytes(dtype)) {
+  MOIETY_CHECK(num_blocks > 0, "a KV cache needs at least one block");
+  storage_.resize(static_cast<std::size_t>(architecture.num_layers()));
+  for (auto& layer : storage_) layer.resize(2 * bytes_per_tensor_);
+  free_.reserve(static_cast<std::size_t>(num_blocks));
+  for (std::int32_t block = num_blocks; block-- > 0;) free_.push_back(block);
+}
+
+std::size_t KvCache::block_bytes(const Architecture& architecture, DType dtype) {
+  return static_cast<std::size_t>(architecture.num_layers()) * 2 * kernels::kKvBlockSize *
+         static_cast<std::size_t>(architecture.kv_size()) * dtype_bytes(dtype);
+}
+
+std::int32_t KvCache::blocks_for(std::int64_t num_tokens) {
+  return static_cast<std::int32_t>((num_tokens + kernels::kKvBlockSize - 1) / kernels::kKvBlockSize);
+}
+
+Result<std::vector<std::int32_t>> KvCache::allocate(std::int32_t count) {
+  if (count > num_free()) {
+    return fail(ErrorCode::kResourceExhausted, "the KV cache has " + std::to_string(num_free()) +
+                                                   " free blocks, " + std::to_string(count) +
+                                                   " are needed");
+  }
+  std::vector<std::int32_t> blocks(free_.end() - count, free_.end());
+  free_.resize(free_.size() - static_cast<std::size_t>(count));
+  return blocks;
+}
+
+void KvCache::release(std::span<const std::int32_t> blocks) {
+  free_.insert(free_.end(), blocks.begin(), blocks.end());
+  MOIETY_CHECK(num_free() <= num_blocks_, "more KV blocks released than allocated");
+}
+
+kernels::KvLayer KvCache::layer(std::int32_t index) {
+  std::byte* base = storage_.at(static_cast<std::size_t>(index)).data();
+  return {dtype_, base, base + bytes_per_tensor_, num_kv_heads_, head_dim_};
+}
+
+}  // namespace moiety

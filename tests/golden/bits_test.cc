@@ -1,0 +1,263 @@
+#include <cstdio>
+#include <random>
+
+#include "tests/golden/loopback_cluster.h"
+
+namespace moiety::testing {
+namespace {
+
+using kernels::Variant;
+using planner::PlacementPolicy;
+
+std::vector<std::int32_t> random_tokens(const Architecture& arch, std::size_t count, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<std::int32_t> tokens(count);
+  for (auto& token : tokens) token = static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(arch.vocab_size));
+  return tokens;
+}
+
+/// Sequences of several lengths under the full model and two masks, cut into chunks in different ways.
+struct Mixed {
+  std::unique_ptr<GateMask> a, b;
+  std::vector<Job> jobs;
+  Mixed(const Architecture& arch, const EpochView& view) {
+    a = make_gate_mask(view.deployments[1].kept, arch);
+    b = make_gate_mask(view.deployments[2].kept, arch);
+    const GateMask* masks[] = {nullptr, a.get(), b.get()};
+    const std::vector<std::vector<std::int32_t>> chunkings = {{1}, {7, 1, 3}, {16}, {1000}, {5, 1}};
+    const std::size_t lengths[] = {23, 40, 1, 17, 33, 16};
+    for (std::size_t i = 0; i < 6; ++i) {
+      jobs.push_back({random_tokens(arch, lengths[i], 100 + i), masks[i % 3], chunkings[i % chunkings.size()]});
+    }
+  }
+};
+
+/// Each job alone, in one chunk.
+std::vector<std::vector<float>> run_alone(const Model& model, MoeBackend& backend, const std::vector<Job>& jobs) {
+  std::vector<std::vector<float>> logits;
+  for (const Job& job : jobs) logits.push_back(run_jobs(model, backend, {{job.tokens, job.mask}})[0]);
+  return logits;
+}
+
+void expect_same(const std::vector<std::vector<float>>& actual, const std::vector<std::vector<float>>& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (std::size_t i = 0; i < actual.size(); ++i) EXPECT_TRUE(same_bits(actual[i], expected[i])) << "sequence " << i;
+}
+
+class Bits : public ::testing::TestWithParam<std::tuple<Variant, DType>> {
+ protected:
+  Variant variant() const { return std::get<0>(GetParam()); }
+  DType dtype() const { return std::get<1>(GetParam()); }
+};
+
+TEST_P(Bits, DoNotDependOnBatchChunkingMasksOfOthersOrThreads) {
+  for (const char* folder : {"tests/golden/fixtures/emo", "tests/golden/fixtures/olmoe"}) {
+    Embedded embedded(source_path(folder), dtype(), variant(), 2);
+    const EpochView view = three_deployments(embedded, PlacementPolicy::kById, 1);
+    const Mixed mixed(embedded.arch(), view);
+    const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+    expect_same(run_jobs(*embedded.model, *embedded.experts, mixed.jobs), alone);
+    Embedded one_thread(source_path(folder), dtype(), variant(), 1);
+    expect_same(run_jobs(*one_thread.model, *one_thread.experts, mixed.jobs), alone);
+  }
+}
+
+TEST_P(Bits, AClusterThatCombinesPerExpertEqualsEmbeddedMode) {
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), dtype(), variant());
+  for (const std::uint32_t num_workers : {1u, 2u, 4u}) {
+    for (const auto policy : {PlacementPolicy::kMembership, PlacementPolicy::kById, PlacementPolicy::kRoundRobin}) {
+      const EpochView view = three_deployments(embedded, policy, num_workers);
+      const Mixed mixed(embedded.arch(), view);
+      const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+      LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert);
+      cluster.apply();
+      SCOPED_TRACE(std::to_string(num_workers) + " workers, " + std::string(planner::policy_name(policy)));
+      expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs), alone);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(AllVariants, Bits,
+                         ::testing::Combine(::testing::ValuesIn(kernels::supported_variants()),
+                                            ::testing::Values(DType::kF32, DType::kBF16)),
+                         [](const auto& info) {
+                           return std::string(kernels::variant_name(std::get<0>(info.param))) + "_" +
+                                  std::string(dtype_name(std::get<1>(info.param)));
+                         });
+
+TEST(BitsOfTheBundledModel, ClusterEqualsEmbeddedModeForEveryPlacement) {
+  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  for (const std::uint32_t num_workers : {1u, 2u, 4u}) {
+    for (const auto policy : {PlacementPolicy::kMembership, PlacementPolicy::kById, PlacementPolicy::kRoundRobin}) {
+      const EpochView view = three_deployments(embedded, policy, num_workers);
+      const Mixed mixed(embedded.arch(), view);
+      const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+      LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert);
+      cluster.apply();
+      expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs), alone);
+      EXPECT_EQ(cluster.moe().stats().stale_dropped, 0u);
+    }
+  }
+}
+
+// What docs/numerics-and-speed.md states: partial sums are added in worker order instead of slot order, in fp32.
+constexpr double kPerWorkerWorst = 0.1;
+
+TEST(BitsOfTheBundledModel, CombiningPerWorkerStaysWithinItsBound) {
+  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  for (const std::uint32_t num_workers : {1u, 2u, 4u}) {
+    const EpochView view = three_deployments(embedded, PlacementPolicy::kById, num_workers);
+    const Mixed mixed(embedded.arch(), view);
+    const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+    LoopbackCluster cluster(embedded, view, CombineMode::kPerWorker);
+    cluster.apply();
+    const auto logits = run_jobs(*embedded.model, cluster.moe(), mixed.jobs);
+    double worst = 0;
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      double sum = 0, squares = 0;
+      for (float v : alone[i]) {
+        sum += v;
+        squares += double{v} * v;
+      }
+      const auto n = static_cast<double>(alone[i].size());
+      worst = std::max(worst, deviation(logits[i], alone[i], std::sqrt(squares / n - sum / n * sum / n)).worst);
+    }
+    std::printf("per_worker on %u workers: worst %.2g of the spread\n", num_workers, worst);
+    EXPECT_LE(worst, kPerWorkerWorst);
+    if (num_workers == 1) {
+      EXPECT_EQ(worst, 0) << "one worker adds in slot order";
+    }
+  }
+}
+
+TEST(Exchange, ATokenGoesToAWorkerOnceAndBytesAreThoseOfThePlacement) {
+  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  const EpochView view = three_deployments(embedded, PlacementPolicy::kRoundRobin, 4);
+  LoopbackCluster cluster(embedded, view, CombineMode::kPerWorker);
+  cluster.apply();
+  const std::vector<std::int32_t> tokens = random_tokens(embedded.arch(), 50, 5);
+  KvCache kv(embedded.arch(), DType::kBF16, 4);
+  const auto blocks = must(kv.allocate(4));
+  const SequenceChunk chunk{tokens, 0, blocks, nullptr, SequenceChunk::Logits::kNone};
+  const StepResult result = embedded.model->forward({&chunk, 1}, kv, cluster.moe());
+  // Counted from the gate's choices and the placement.
+  std::uint64_t copies = 0, sent = 0, received = 0, messages = 0;
+  for (std::size_t layer = 0; layer < result.topk_ids.size(); ++layer) {
+    const std::size_t top_k = static_cast<std::size_t>(embedded.arch().layers[layer].moe.top_k);
+    std::set<WorkerId> asked;
+    for (std::size_t row = 0; row < tokens.size(); ++row) {
+      std::set<WorkerId> workers;
+      for (std::size_t slot = 0; slot < top_k; ++slot) {
+        const auto expert = static_cast<std::size_t>(result.topk_ids[layer][row * top_k + slot]);
+        workers.insert(view.placement.owners[layer][expert].at(0));
+      }
+      copies += workers.size();
+      asked.insert(workers.begin(), workers.end());
+    }
+    messages += asked.size();
+    sent += tokens.size() * top_k * 8;  // (expert, weight) pairs
+  }
+  const std::uint64_t hidden = static_cast<std::uint64_t>(embedded.arch().hidden_size);
+  sent += copies * (hidden * 2 + 4) + messages * (16 + 4);  // rows and their offsets, heads
+  received = copies * hidden * 4;
+  EXPECT_EQ(cluster.moe().stats().row_copies, copies);
+  EXPECT_EQ(cluster.moe().stats().dispatches, messages);
+  EXPECT_EQ(cluster.moe().stats().bytes_sent, sent);
+  EXPECT_EQ(cluster.moe().stats().bytes_received, received);
+}
+
+TEST(Workers, ReadOnlyTheBytesOfTheirOwnExperts) {
+  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  const Architecture& arch = embedded.arch();
+  EpochView view;
+  view.deployments = {{"a", random_kept(arch, 15, 1), false}};
+  planner::PlaceOptions options;
+  for (std::uint32_t i = 0; i < 8; ++i) options.workers.push_back(WorkerId{i});
+  options.capacity_per_layer = 8;
+  view.placement = must(planner::place_experts(embedded.shape, view.deployments, options, {}));
+  view.placement.epoch = Epoch{1};
+  EXPECT_EQ(view.placement.workers().size(), 2u) << "15 routed experts per layer fit two workers of 8";
+  LoopbackCluster cluster(embedded, view, CombineMode::kPerWorker);
+  std::uint64_t expected = 0;
+  for (std::int32_t layer = 0; layer < arch.num_layers(); ++layer) {
+    expected += 15 * static_cast<std::uint64_t>(arch.expert_parameters(layer)) * 2;
+  }
+  EXPECT_EQ(cluster.bytes_read(), expected);
+}
+
+TEST(LostWorker, FailsOnlyTheRowsThatNeedItAndNeverHangs) {
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  EpochView view = three_deployments(embedded, PlacementPolicy::kMembership, 4);
+  const Mixed mixed(embedded.arch(), view);
+  const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+  for (const bool silent : {false, true}) {
+    LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert, std::chrono::milliseconds(300));
+    cluster.apply();
+    // A worker that the full model needs and deployment a does not.
+    const std::vector<WorkerId> spared = planner::workers_of(view.placement, view.deployments[1].kept);
+    std::set<WorkerId> others = view.placement.workers();
+    for (WorkerId id : spared) others.erase(id);
+    ASSERT_FALSE(others.empty());
+    const WorkerId victim = *others.rbegin();
+    if (silent) {
+      cluster.network().set_partition(LoopbackCluster::kRouter, victim.value, true);
+    } else {
+      cluster.network().kill(victim.value);
+    }
+    int failed = 0, right = 0;
+    for (std::size_t j = 0; j < mixed.jobs.size(); ++j) {
+      const Job& job = mixed.jobs[j];
+      KvCache kv(embedded.arch(), DType::kBF16, 4);
+      const auto blocks = must(kv.allocate(4));
+      const SequenceChunk chunk{job.tokens, 0, blocks, job.mask, SequenceChunk::Logits::kAll};
+      cluster.moe().begin_step(j + 1);
+      const auto began = Clock::now();
+      const StepResult result = embedded.model->forward({&chunk, 1}, kv, cluster.moe());
+      EXPECT_LT(Clock::now() - began, std::chrono::seconds(10));
+      const auto vocab = static_cast<std::size_t>(embedded.arch().vocab_size);
+      bool before_ok = true;  // a row that attends to a failed row is not right either
+      for (std::size_t row = 0; row < job.tokens.size(); ++row) {
+        if (result.failed[row] != 0) {
+          before_ok = false;
+          ++failed;
+          continue;
+        }
+        if (!before_ok) continue;
+        const std::vector<float> got(result.logits.begin() + static_cast<std::ptrdiff_t>(row * vocab),
+                                     result.logits.begin() + static_cast<std::ptrdiff_t>((row + 1) * vocab));
+        const std::vector<float> want(alone[j].begin() + static_cast<std::ptrdiff_t>(row * vocab),
+                                      alone[j].begin() + static_cast<std::ptrdiff_t>((row + 1) * vocab));
+        EXPECT_TRUE(same_bits(got, want)) << "sequence " << j << ", row " << row;
+        ++right;
+      }
+    }
+    EXPECT_GT(failed, 0);
+    EXPECT_GE(right, 40 + 33) << "deployment a has nothing there";
+    EXPECT_EQ(cluster.moe().failure().code, ErrorCode::kWorkerLost);
+    ASSERT_EQ(cluster.suspects().size(), 1u);
+    EXPECT_EQ(cluster.suspects()[0], victim);
+    std::printf("%s: %d rows failed, %d rows right\n", silent ? "silent" : "killed", failed, right);
+    if (silent) cluster.network().set_partition(LoopbackCluster::kRouter, victim.value, false);
+  }
+}
+
+TEST(LostWorker, AStaleReplyIsNeverCombined) {
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  const EpochView view = three_deployments(embedded, PlacementPolicy::kById, 2);
+  const Mixed mixed(embedded.arch(), view);
+  const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+  LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert);
+  cluster.apply();
+  for (std::size_t j = 0; j < mixed.jobs.size(); ++j) {
+    cluster.moe().begin_step(j + 1);
+    for (std::uint64_t age = 0; age < 4; ++age) {
+      cluster.network().replay(LoopbackCluster::kRouter, 0, fabric::Direction::kToRouter, age);
+    }
+    const auto logits = run_jobs(*embedded.model, cluster.moe(), {{mixed.jobs[j].tokens, mixed.jobs[j].mask}})[0];
+    EXPECT_TRUE(same_bits(logits, alone[j]));
+  }
+  EXPECT_GT(cluster.moe().stats().stale_dropped, 0u);
+}
+
+}  // namespace
+}  // namespace moiety::testing

@@ -1,0 +1,207 @@
+// The parts of the tokenizer one by one; tokenizer_test.cc tests them together.
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "model/tokenizer_added.h"
+#include "model/tokenizer_pattern.h"
+#include "model/tokenizer_regex.h"
+#include "model/tokenizer_split.h"
+#include "model/utf8.h"
+
+namespace moiety {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string repaired(std::string_view bytes) {
+  std::string text;
+  append_replacing_invalid(bytes, text);
+  return text;
+}
+
+TEST(Utf8, ReplacesEachMaximalSubpart) {
+  EXPECT_EQ(repaired("plain \u00e4\u4e2d\U0001F600"), "plain \u00e4\u4e2d\U0001F600");
+  // Unicode 15, tables 3-8 to 3-11.
+  EXPECT_EQ(repaired("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41"),
+            "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\x41");
+  EXPECT_EQ(repaired("\xED\xA0\x80\xED\xBF\xBF\xED\xAF\x41"),
+            "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\x41");
+  EXPECT_EQ(repaired("\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42"),
+            "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\x41\uFFFD\uFFFD\x42");
+  EXPECT_EQ(repaired("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41"), "\uFFFD\uFFFD\uFFFD\uFFFD\x41");
+}
+
+TEST(Utf8, FindsTheUnfinishedSuffix) {
+  EXPECT_EQ(unfinished_utf8_suffix(""), 0u);
+  EXPECT_EQ(unfinished_utf8_suffix("a"), 0u);
+  EXPECT_EQ(unfinished_utf8_suffix("\u00e4"), 0u);
+  EXPECT_EQ(unfinished_utf8_suffix("a\xC3"), 1u);
+  EXPECT_EQ(unfinished_utf8_suffix("a\xE2\x82"), 2u);
+  EXPECT_EQ(unfinished_utf8_suffix("a\xF0\x9F\x98"), 3u);
+  EXPECT_EQ(unfinished_utf8_suffix("\xED\xA0"), 0u) << "no byte completes a surrogate";
+  EXPECT_EQ(unfinished_utf8_suffix("\x80\x80\x80"), 0u);
+  EXPECT_EQ(unfinished_utf8_suffix("\xC0"), 0u);
+}
+
+TEST(Utf8, CodePointsComeBack) {
+  for (char32_t value :
+       {U'\0', U'a', U'\x7F', U'\x80', U'\x7FF', U'\x800', U'\xFFFF', U'\x10000', U'\x10FFFF'}) {
+    std::string text = "x";
+    append_code_point(value, text);
+    EXPECT_EQ(last_code_point(text).value, value);
+    EXPECT_EQ(first_code_point(std::string_view(text).substr(1)).bytes, text.size() - 1);
+  }
+}
+
+std::vector<std::string> matches(std::string_view pattern, const std::string& text) {
+  const auto regex = Regex::compile(pattern);
+  EXPECT_TRUE(regex) << regex.error().message;
+  std::vector<Regex::Span> spans;
+  if (regex) regex->find_all(text, spans);
+  std::vector<std::string> found;
+  for (const auto& span : spans) found.push_back(text.substr(span.begin, span.end - span.begin));
+  return found;
+}
+
+TEST(Regex, ReadsPatternsAsOniguruma) {
+  EXPECT_THAT(matches("\\s", "a\u180e\u3000b\u0085"), ElementsAre("\u3000", "\u0085"));
+  EXPECT_THAT(matches("[\\S]+", "a\u180e\u3000b"), ElementsAre("a\u180e", "b"));
+  EXPECT_THAT(matches("[^\\s\\p{L}]+", "a\u180e\u3000!"), ElementsAre("\u180e", "!"));
+  EXPECT_THAT(matches("\\p{S}", "a\U0001FA77"), ElementsAre("\U0001FA77")) << "Unicode 15";
+  EXPECT_THAT(matches("\\p{Lo}+", "a\U0002EBF0\U00016D40"), ElementsAre("\U0002EBF0"));
+  EXPECT_THAT(matches("[\\p{N}]", "\U0001D2C0\U00010D40"), ElementsAre("\U0001D2C0", "\U00010D40"));
+  EXPECT_THAT(matches("\\P{L}+|\\D", "a1\U0002EBF0"), ElementsAre("a", "1", "\U0002EBF0"));
+  EXPECT_THAT(matches("^.|c$", "ab\nbc\nx"), ElementsAre("a", "b", "c", "x")) << "anchors of lines";
+  EXPECT_THAT(matches("(?i:'s)|(t)", "'S 't'\u017f"), ElementsAre("'S", "t", "'\u017f"));
+  EXPECT_THAT(matches("a*", "baac"), ElementsAre("", "aa", ""));
+  EXPECT_THAT(matches("a{2}|[\\]\\-x-]", "aaa]-x"), ElementsAre("aa", "]", "-", "x"));
+  EXPECT_THAT(matches("\\v|\\x{e4}|\\u4e2d", "\x0b\n\u00e4\u4e2d"),
+              ElementsAre("\x0b", "\u00e4", "\u4e2d"));
+  EXPECT_THAT(matches("\\s+(?!\\S)|\\s+", "a   b"), ElementsAre("  ", " "));
+}
+
+TEST(Regex, LongTextsMatch) {
+  const std::string text(1 << 20, 'a');
+  EXPECT_THAT(matches("(?:a|b)*", text), ElementsAre(text));
+  EXPECT_THAT(matches("(?:a|b)*c|a+", text), ElementsAre(text));
+}
+
+TEST(Regex, RefusesWhatItWouldReadDifferently) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"a\\w", "\\w at byte 1"},
+      {"\\bx", "\\b at byte 0"},
+      {"\\h", "\\h at byte 0"},
+      {"\\1", "\\1 at byte 0"},
+      {"\\p{Han}", "\\p{Han} at byte 0"},
+      {"\\p{Cn}", "\\p{Cn}"},
+      {"[a[bc]]", "[ inside a class"},
+      {"[[:alpha:]]", "[ inside a class"},
+      {"[a&&b]", "&& inside a class"},
+      {"[\\P{L}]", "a negated set inside a class"},
+      {"[a-\\s]", "a range that ends in a set"},
+      {"[]a]", "an empty class"},
+      {"[a", "a class without ]"},
+      {"a(?i)b", "(?i)"},
+      {"(?m:.)", "(?m:"},
+      {"(*UTF)a", "(*"},
+      {"a{,3}", "{ that is not"},
+      {"a{2}+", "a quantifier after {}"},
+      {"a{2}?", "a quantifier after {}"},
+      {"(?i:ss)", "\"ss\" regardless of case"},
+      {"\\xff", "this form of a character code"},
+      {"a\\", "\\ at the end"},
+  };
+  for (const auto& [pattern, message] : cases) {
+    const auto translated = translate_pattern(pattern);
+    ASSERT_FALSE(translated) << pattern;
+    EXPECT_THAT(translated.error().message, HasSubstr(message)) << pattern;
+  }
+  EXPECT_FALSE(Regex::compile("(a"));
+  EXPECT_FALSE(Regex::compile("a)"));
+  EXPECT_FALSE(Regex::compile("+"));
+}
+
+std::vector<std::string> pieces(std::string_view pattern,
+                                SplitBehavior behavior,
+                                bool invert,
+                                std::string_view text) {
+  PreTokenizer pre_tokenizer;
+  pre_tokenizer.add_split(*Regex::literal(pattern), behavior, invert);
+  std::deque<std::string> storage;
+  const auto views = pre_tokenizer.apply(text, storage);
+  return {views.begin(), views.end()};
+}
+
+// The examples of PyPI tokenizers' documentation of SplitDelimiterBehavior.
+TEST(PreTokenizer, Behaviors) {
+  const std::string_view text = "the-final--countdown";
+  EXPECT_THAT(pieces("-", SplitBehavior::kRemoved, false, text),
+              ElementsAre("the", "final", "countdown"));
+  EXPECT_THAT(pieces("-", SplitBehavior::kIsolated, false, text),
+              ElementsAre("the", "-", "final", "-", "-", "countdown"));
+  EXPECT_THAT(pieces("-", SplitBehavior::kMergedWithPrevious, false, text),
+              ElementsAre("the-", "final-", "-", "countdown"));
+  EXPECT_THAT(pieces("-", SplitBehavior::kMergedWithNext, false, text),
+              ElementsAre("the", "-final", "-", "-countdown"));
+  EXPECT_THAT(pieces("-", SplitBehavior::kContiguous, false, text),
+              ElementsAre("the", "-", "final", "--", "countdown"));
+  EXPECT_THAT(pieces("-", SplitBehavior::kRemoved, true, text), ElementsAre("-", "-", "-"));
+  EXPECT_THAT(pieces("-", SplitBehavior::kRemoved, false, "-"), ElementsAre());
+  EXPECT_THAT(pieces("-", SplitBehavior::kIsolated, false, ""), ElementsAre());
+}
+
+TEST(PreTokenizer, PrefixSpaceGoesBeforeEveryPiece) {
+  PreTokenizer pre_tokenizer;
+  pre_tokenizer.add_split(*Regex::compile("\\s"), SplitBehavior::kMergedWithNext, false);
+  pre_tokenizer.add_prefix_space();
+  std::deque<std::string> storage;
+  EXPECT_THAT(pre_tokenizer.apply("a b\tc", storage), ElementsAre(" a", " b", " \tc"));
+}
+
+std::vector<std::string> added_pieces(const std::vector<AddedToken>& tokens,
+                                      std::string_view text) {
+  AddedTokenMatcher matcher;
+  for (const AddedToken& token : tokens) EXPECT_TRUE(matcher.add(token, token.content));
+  std::vector<std::string> shown;
+  for (const auto& piece : matcher.split(text)) {
+    shown.push_back(piece.id < 0 ? std::string(piece.text) : fmt::format("#{}", piece.id));
+  }
+  return shown;
+}
+
+TEST(AddedTokenMatcher, LeftmostThenLongest) {
+  const std::vector<AddedToken> tokens = {
+      {.id = 1, .content = "<a>"}, {.id = 2, .content = "<a><b>"}, {.id = 3, .content = "b"}};
+  EXPECT_THAT(added_pieces(tokens, "x<a><b>y<a><"), ElementsAre("x", "#2", "y", "#1", "<"));
+  EXPECT_THAT(added_pieces(tokens, "<a>b"), ElementsAre("#1", "#3"));
+  EXPECT_THAT(added_pieces(tokens, ""), ElementsAre());
+  EXPECT_THAT(added_pieces({}, "text"), ElementsAre("text"));
+}
+
+TEST(AddedTokenMatcher, Flags) {
+  const std::vector<AddedToken> word = {{.id = 1, .content = "gate", .single_word = true}};
+  EXPECT_THAT(added_pieces(word, "gate gates agate (gate)"),
+              ElementsAre("#1", " gates agate (", "#1", ")"));
+  EXPECT_THAT(added_pieces(word, "\u00e4gate"), ElementsAre("\u00e4gate"));
+  const std::vector<AddedToken> strip = {{.id = 1, .content = "<l>", .lstrip = true},
+                                         {.id = 2, .content = "<r>", .rstrip = true}};
+  EXPECT_THAT(added_pieces(strip, "a \u3000<l> b <r>\n c"),
+              ElementsAre("a", "#1", " b ", "#2", "c"));
+  EXPECT_THAT(added_pieces(strip, "<r> <l>"), ElementsAre("#2", "#1"));
+}
+
+TEST(AddedTokenMatcher, RefusesOneTextForTwoTokens) {
+  AddedTokenMatcher matcher;
+  EXPECT_TRUE(matcher.add({.id = 1, .content = "a"}, "a"));
+  EXPECT_FALSE(matcher.add({.id = 2, .content = "A"}, "a"));
+}
+
+}  // namespace
+}  // namespace moiety

@@ -1,0 +1,301 @@
+#include "model/tokenizer.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "model/byte_level.h"
+#include "model/utf8.h"
+
+namespace moiety {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+const Tokenizer& tiny_emo() {
+  static const Tokenizer tokenizer = [] {
+    auto loaded = Tokenizer::load(MOIETY_SOURCE_DIR "/models/moiety-tiny-emo");
+    EXPECT_TRUE(loaded) << loaded.error().message;
+    return std::move(*loaded);
+  }();
+  return tokenizer;
+}
+
+/// A tokenizer.json whose vocabulary is the 256 bytes (id = byte) and "ab" (256); parts can be
+/// replaced.
+struct SmallFile {
+  std::string normalizer = "null";
+  std::string pre_tokenizer =
+      R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false})";
+  std::string decoder = R"({"type": "ByteLevel"})";
+  std::string post_processor = "null";
+  std::string added_tokens = "[]";
+  std::string merges = R"([["a", "b"]])";
+  std::string model_type = "BPE";
+  std::string model_extra;
+  int left_out_byte = -1;
+
+  std::string text() const {
+    std::string vocab;
+    for (int byte = 0; byte < 256; ++byte) {
+      if (byte == left_out_byte) continue;
+      const std::string_view spelled = byte_level_character(static_cast<std::uint8_t>(byte));
+      vocab += fmt::format("\"{}{}\": {}, ", spelled == "\"" || spelled == "\\" ? "\\" : "",
+                           spelled, byte);
+    }
+    return fmt::format(
+        R"({{"version": "1.0", "normalizer": {}, "pre_tokenizer": {}, "decoder": {}, "post_processor": {},
+          "added_tokens": {}, "model": {{"type": "{}", {} "vocab": {{ {} "ab": 256}}, "merges": {}}}}})",
+        normalizer, pre_tokenizer, decoder, post_processor, added_tokens, model_type, model_extra,
+        vocab, merges);
+  }
+};
+
+std::string decode_as_stream(const Tokenizer& tokenizer,
+                             const std::vector<std::int32_t>& ids,
+                             bool skip_special) {
+  StreamDecoder stream(tokenizer, skip_special);
+  std::string text;
+  for (std::int32_t id : ids) {
+    const std::string part = stream.push(id);
+    EXPECT_TRUE(is_valid_utf8(part)) << "part of a character after token " << id;
+    text += part;
+  }
+  return text + stream.finish();
+}
+
+// Expected ids below come from PyPI tokenizers.
+TEST(Tokenizer, EncodesAsTheOriginal) {
+  EXPECT_THAT(tiny_emo().encode(""), ElementsAre());
+  EXPECT_THAT(tiny_emo().encode("Hello, world!"), ElementsAre(41, 532, 80, 13, 4757, 2));
+  EXPECT_THAT(tiny_emo().encode("for (int i = 0; i < 10; ++i) {\n  sum += x[i];\n}"),
+              ElementsAre(1230, 314, 430, 786, 326, 222, 17, 28, 786, 529, 222, 470, 28, 1120, 74,
+                          10, 404, 222, 6571, 3245, 539, 2109, 6404, 94));
+  EXPECT_THAT(tiny_emo().encode("Stra\u00dfe  12345\t\n"),
+              ElementsAre(974, 421, 2519, 70, 222, 222, 5324, 1519, 199, 200));
+  EXPECT_THAT(tiny_emo().encode("a<|endoftext|>b <|padding|>"), ElementsAre(66, 0, 67, 222, 1));
+  EXPECT_THAT(tiny_emo().encode("\U0001F468\u200D\U0001F469 e\u0301"),
+              ElementsAre(174, 255, 241, 103, 699, 237, 174, 255, 241, 104, 319, 138, 225));
+}
+
+TEST(Tokenizer, KnowsItsVocabulary) {
+  const Tokenizer& tokenizer = tiny_emo();
+  EXPECT_EQ(tokenizer.vocab_size(), 8192);
+  EXPECT_EQ(tokenizer.token_id("<|endoftext|>"), 0);
+  EXPECT_EQ(tokenizer.token_id("<|padding|>"), 1);
+  EXPECT_EQ(tokenizer.token_id("no such token"), -1);
+  EXPECT_TRUE(tokenizer.is_special(0));
+  EXPECT_FALSE(tokenizer.is_special(2));
+  EXPECT_FALSE(tokenizer.is_special(-1));
+  EXPECT_FALSE(tokenizer.is_special(8192));
+  EXPECT_EQ(tokenizer.token_bytes(0), "<|endoftext|>");
+  EXPECT_EQ(tokenizer.token_bytes(tokenizer.token_id("\u0120")), " ");
+  EXPECT_EQ(tokenizer.token_bytes(-1), "");
+  EXPECT_EQ(tokenizer.token_bytes(1 << 30), "");
+}
+
+TEST(Tokenizer, DecodesWhatItEncodes) {
+  for (std::string text : {"", " ", "\n\n \t", "don't stop", "\u00fcber 12345,67 \u20ac",
+                           "\u4f60\u597d \U0001F468\u200D\U0001F469", "e\u0301\u0323",
+                           "\x01\x1f\x7f", "x = {1: 'a'}  # comment\n\n\n"}) {
+    const auto ids = tiny_emo().encode(text);
+    EXPECT_EQ(tiny_emo().decode(ids), text);
+    EXPECT_EQ(decode_as_stream(tiny_emo(), ids, true), text);
+  }
+  const std::string with_nul("a\0b", 3);
+  EXPECT_EQ(tiny_emo().decode(tiny_emo().encode(with_nul)), with_nul);
+}
+
+TEST(Tokenizer, SpecialTokensAreFoundAndLeftOut) {
+  const auto ids = tiny_emo().encode("a<|endoftext|>b<|endoftext");
+  ASSERT_GE(ids.size(), 3u);
+  EXPECT_EQ(ids[1], 0);
+  EXPECT_EQ(tiny_emo().decode(ids), "ab<|endoftext");
+  EXPECT_EQ(tiny_emo().decode(ids, false), "a<|endoftext|>b<|endoftext");
+}
+
+TEST(Tokenizer, InvalidUtf8IsReplaced) {
+  EXPECT_EQ(tiny_emo().encode("a\xE2\x82z\xFF"), tiny_emo().encode("a\uFFFDz\uFFFD"));
+  EXPECT_EQ(tiny_emo().encode("\xED\xA0\x80"), tiny_emo().encode("\uFFFD\uFFFD\uFFFD"));
+}
+
+TEST(Tokenizer, MegabyteTextsComeBack) {
+  for (const char* unit : {" ", "a", "\n", "1", "\u4e2d", " \n"}) {
+    std::string text;
+    while (text.size() < (std::size_t{1} << 20)) text += unit;
+    EXPECT_EQ(tiny_emo().decode(tiny_emo().encode(text)), text) << '"' << unit << '"';
+  }
+  const std::string text = std::string(1 << 20, ' ') + "x";
+  EXPECT_EQ(tiny_emo().decode(tiny_emo().encode(text)), text);
+}
+
+TEST(Tokenizer, ThreadsShareOne) {
+  const std::string text =
+      "The gate picks experts; \u00fcber 12345 tokens.\n\n  <|endoftext|> don't";
+  const auto expected = tiny_emo().encode(text);
+  std::vector<std::thread> threads;
+  std::vector<int> wrong(4, 0);
+  for (int& count : wrong) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 200; ++i) count += tiny_emo().encode(text) != expected;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(wrong, ElementsAre(0, 0, 0, 0));
+}
+
+TEST(StreamDecoder, EqualsDecodeForAnyTokens) {
+  std::mt19937 random(7);
+  std::vector<std::int32_t> bytes_only;  // tokens of one byte: mostly pieces of characters
+  for (std::int32_t id = 0; id < tiny_emo().vocab_size(); ++id) {
+    if (tiny_emo().token_bytes(id).size() == 1) bytes_only.push_back(id);
+  }
+  ASSERT_EQ(bytes_only.size(), 256u);
+  for (int round = 0; round < 2000; ++round) {
+    std::vector<std::int32_t> ids(random() % 24);
+    for (auto& id : ids) {
+      id = random() % 3 == 0 ? static_cast<std::int32_t>(random() % 8200) - 4
+                             : bytes_only[64 + random() % 192];
+    }
+    for (bool skip_special : {true, false}) {
+      ASSERT_EQ(decode_as_stream(tiny_emo(), ids, skip_special),
+                tiny_emo().decode(ids, skip_special));
+    }
+  }
+}
+
+TEST(StreamDecoder, HoldsBackAnUnfinishedCharacter) {
+  const auto tokenizer = Tokenizer::parse(SmallFile{}.text());
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  StreamDecoder stream(*tokenizer);
+  EXPECT_EQ(stream.push(0xF0), "");
+  EXPECT_EQ(stream.push(0x9F), "");
+  EXPECT_EQ(stream.push(0x98), "");
+  EXPECT_EQ(stream.push(0x80), "\U0001F600");
+  EXPECT_EQ(stream.push(0xE2), "");
+  EXPECT_EQ(stream.push('x'), "\uFFFDx");
+  EXPECT_EQ(stream.push(0xC3), "");
+  EXPECT_EQ(stream.finish(), "\uFFFD");
+  EXPECT_EQ(stream.finish(), "");
+}
+
+TEST(TokenizerFile, MergesAsStringsAndPairs) {
+  for (const char* merges : {R"([["a", "b"]])", R"(["a b"])", R"(["#version: 0.2", "a b"])"}) {
+    SmallFile file;
+    file.merges = merges;
+    const auto tokenizer = Tokenizer::parse(file.text());
+    ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+    EXPECT_THAT(tokenizer->encode("aab"), ElementsAre('a', 256)) << merges;
+  }
+}
+
+TEST(TokenizerFile, IgnoreMergesTakesWholeTokens) {
+  SmallFile file{.merges = "[]", .model_extra = R"("ignore_merges": true,)"};
+  EXPECT_THAT(Tokenizer::parse(file.text())->encode("ab"), ElementsAre(256));
+  file.model_extra = R"("ignore_merges": null,)";
+  EXPECT_THAT(Tokenizer::parse(file.text())->encode("ab"), ElementsAre('a', 'b'));
+}
+
+TEST(TokenizerFile, NormalizersChain) {
+  SmallFile file;
+  file.normalizer = R"({"type": "Sequence", "normalizers": [{"type": "Lowercase"},
+      {"type": "Replace", "pattern": {"String": "x"}, "content": "ab"}, {"type": "NFC"}]})";
+  const auto tokenizer = Tokenizer::parse(file.text());
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode("AX\u0130E\u0301")), "aabi\u0307\u00e9");
+}
+
+TEST(TokenizerFile, AddedTokenOutsideTheAlphabet) {
+  SmallFile file;
+  file.added_tokens = R"([{"id": 300, "content": "<\uff5cuser name\uff5c>", "special": false}])";
+  const auto tokenizer = Tokenizer::parse(file.text());
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  EXPECT_EQ(tokenizer->vocab_size(), 301);
+  EXPECT_THAT(tokenizer->encode("a<\uff5cuser name\uff5c>"), ElementsAre('a', 300));
+  EXPECT_EQ(tokenizer->decode({300, 299, 'b'}), "<\uff5cuser name\uff5c>b");
+}
+
+TEST(TokenizerFile, ErrorsNameThePart) {
+  struct Case {
+    std::string text;
+    std::string message;
+  };
+  const auto with = [](auto change) {
+    SmallFile file;
+    change(file);
+    return file.text();
+  };
+  const auto normalizer = [&](std::string part) {
+    return with([&](auto& f) { f.normalizer = part; });
+  };
+  const auto pre_tokenizer = [&](std::string part) {
+    return with([&](auto& f) { f.pre_tokenizer = part; });
+  };
+  const auto model = [&](std::string part) { return with([&](auto& f) { f.model_extra = part; }); };
+  const auto merges = [&](std::string part) { return with([&](auto& f) { f.merges = part; }); };
+  const auto added = [&](std::string part) {
+    return with([&](auto& f) { f.added_tokens = part; });
+  };
+  const Case cases[] = {
+      {"", "not JSON"},
+      {"{\"model\": ", "not JSON"},
+      {"[1]", "is not a JSON object"},
+      {"{}", "has no \"pre_tokenizer\""},
+      {R"({"version": "2.0"})", "version: 2.0 is not supported"},
+      {normalizer(R"({"type": "BertNormalizer"})"), "normalizer: normalizer BertNormalizer"},
+      {normalizer(R"({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Strip"}]})"),
+       "normalizer.normalizers[1]: normalizer Strip"},
+      {normalizer("3"), "has no \"type\""},
+      {pre_tokenizer("null"), "has no \"pre_tokenizer\""},
+      {pre_tokenizer(R"({"type": "Whitespace"})"), "pre_tokenizer Whitespace"},
+      {pre_tokenizer(R"({"type": "Digits"})"), "without ByteLevel"},
+      {pre_tokenizer(
+           R"({"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}, {"type": "Digits"}]})"),
+       "pre_tokenizer.pretokenizers[1]: Digits after ByteLevel"},
+      {pre_tokenizer(R"({"type": "Split", "pattern": {"Regex": "\\w+"}, "behavior": "Isolated"})"),
+       "pre_tokenizer.pattern: \\w at byte 0"},
+      {pre_tokenizer(R"({"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated"})"),
+       "missing closing parenthesis"},
+      {pre_tokenizer(R"({"type": "Split", "pattern": {"String": "a"}, "behavior": "Joined"})"),
+       "behavior Joined"},
+      {with([](auto& f) { f.decoder = "null"; }), "has no \"decoder\""},
+      {with([](auto& f) { f.decoder = R"({"type": "Metaspace"})"; }), "decoder Metaspace"},
+      {with([](auto& f) { f.post_processor = R"({"type": "Odd"})"; }), "post_processor Odd"},
+      {with([](auto& f) { f.left_out_byte = 0x80; }), "no token for byte 0x80"},
+      {with([](auto& f) { f.model_type = "Unigram"; }), "model: model Unigram"},
+      {model(R"("dropout": 0.1,)"), "model.dropout"},
+      {model(R"("byte_fallback": true,)"), "byte_fallback"},
+      {model(R"("byte_fallback": 1,)"), "model.byte_fallback: is not true or false"},
+      {model(R"("end_of_word_suffix": "</w>",)"), "model.end_of_word_suffix"},
+      {merges(R"([["a", "b", "c"]])"), "model.merges[0]: is not a pair"},
+      {merges(R"(["a b c"])"), "model.merges[0]: is not two tokens"},
+      {merges(R"([["a", "b"], ["b", "a"]])"), "merges[1]: token 'ba' is not in vocab"},
+      {merges("[[1, 2]]"), "model.merges[0][0]: is not a string"},
+      {added(R"([{"id": -1, "content": "x"}])"), "added_tokens[0].id: is not a token id"},
+      {added(R"([{"id": 1e3, "content": "x"}])"), "added_tokens[0].id: is not a token id"},
+      {added(R"([{"id": 99999999, "content": "x"}])"), "added_tokens[0].id: is not a token id"},
+      {added(R"([{"id": 300, "content": "a"}])"), "'a' has id 300, but 97"},
+      {added(R"([{"id": 97, "content": "<x>"}])"), "id 97 of '<x>' is also that of 'a'"},
+      {added(R"([{"id": 300, "content": "<x>"}, {"id": 301, "content": "<x>"}])"), "listed twice"},
+  };
+  for (const Case& bad : cases) {
+    const auto tokenizer = Tokenizer::parse(bad.text);
+    ASSERT_FALSE(tokenizer) << bad.message;
+    EXPECT_EQ(tokenizer.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_THAT(tokenizer.error().message, HasSubstr(bad.message));
+  }
+  const auto missing = Tokenizer::load("/nonexistent/folder");
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().code, ErrorCode::kNotFound);
+  EXPECT_THAT(missing.error().message, HasSubstr("/nonexistent/folder/tokenizer.json"));
+}
+
+}  // namespace
+}  // namespace moiety
