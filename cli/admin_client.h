@@ -1,0 +1,28 @@
+#pragma once
+
+#include <boost/json.hpp>
+#include <chrono>
+#include <string>
+
+#include "common/result.h"
+
+namespace moiety::cli {
+
+/// Talks to a coordinator's admin API.
+class AdminClient {
+ public:
+  explicit AdminClient(std::string url) : url_(std::move(url)) {}
+
+  /// The JSON answer of a 2xx status. Otherwise the message of the error envelope, with its code.
+  Result<boost::json::value> call(const std::string& method, const std::string& path, const std::string& body = "",
+                                  std::chrono::milliseconds timeout = std::chrono::seconds(10)) const;
+  const std::string& url() const { return url_; }
+
+ private:
+  std::string url_;
+};
+
+/// The status as a table for people.
+std::string format_status(const boost::json::value& status);
+
+}  // namespace moiety::cli

@@ -1,0 +1,67 @@
+#include "cli/command.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+
+#include "cli/interrupt.h"
+
+namespace moiety::cli {
+namespace {
+
+std::atomic<bool> g_interrupted{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+extern "C" void on_interrupt(int signal) {
+  if (g_interrupted.exchange(true)) ::_exit(128 + signal);  // a second Ctrl-C does not wait
+}
+
+}  // namespace
+
+void install_interrupt_handler() {
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  sigemptyset(&action.sa_mask);
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+}
+
+void remove_interrupt_handler() {
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+}
+
+bool interrupted() { return g_interrupted; }
+Error interrupted_error() { return fail(ErrorCode::kCancelled, "interrupted"); }
+
+void print_json(const boost::json::value& value) { std::cout << boost::json::serialize(value) << std::endl; }
+
+std::string human_bytes(double bytes) {
+  static constexpr std::array kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
+  std::size_t unit = 0;
+  while (bytes >= 1024 && unit + 1 < kUnits.size()) {
+    bytes /= 1024;
+    ++unit;
+  }
+  char text[32];
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.2f %s", bytes, kUnits[unit]);
+  return text;
+}
+
+Progress::Progress(bool enabled) : enabled_(enabled && ::isatty(STDERR_FILENO) == 1) {}
+
+Progress::~Progress() {
+  if (shown_) std::fputs("\r\033[K", stderr);
+}
+
+void Progress::update(const std::string& text) {
+  if (!enabled_) return;
+  shown_ = true;
+  std::fprintf(stderr, "\r\033[K%s", text.c_str());
+}
+
+}  // namespace moiety::cli

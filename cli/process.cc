@@ -1,0 +1,97 @@
+#include "cli/process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <thread>
+
+#include "common/file.h"
+
+extern char** environ;
+
+namespace moiety::cli {
+
+Result<pid_t> start_process(const std::filesystem::path& program, const std::vector<std::string>& arguments,
+                            const std::vector<std::pair<std::string, std::string>>& environment,
+                            const std::filesystem::path& log) {
+  const Fd out(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+  if (!out) return fail(ErrorCode::kIo, log.string() + ": cannot open: " + std::strerror(errno));
+  const Fd in(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  // Everything that allocates happens before fork.
+  std::vector<std::string> words = {program.string()};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<std::string> variables;
+  for (char** variable = environ; *variable != nullptr; ++variable) variables.emplace_back(*variable);
+  for (const auto& [name, value] : environment) variables.push_back(name + "=" + value);
+  const auto pointers = [](std::vector<std::string>& strings) {
+    std::vector<char*> result;
+    for (std::string& string : strings) result.push_back(string.data());
+    result.push_back(nullptr);
+    return result;
+  };
+  const std::vector<char*> argv = pointers(words);
+  const std::vector<char*> envp = pointers(variables);
+  const pid_t pid = ::fork();
+  if (pid < 0) return fail(ErrorCode::kIo, program.string() + ": cannot fork: " + std::strerror(errno));
+  if (pid == 0) {
+    ::setsid();
+    ::dup2(in.get(), STDIN_FILENO);
+    ::dup2(out.get(), STDOUT_FILENO);
+    ::dup2(out.get(), STDERR_FILENO);
+    ::signal(SIGINT, SIG_DFL);
+    ::signal(SIGTERM, SIG_DFL);
+    ::execve(argv[0], argv.data(), envp.data());
+    ::_exit(127);
+  }
+  return pid;
+}
+
+std::optional<int> poll_process(pid_t pid) {
+  int status = 0;
+  return ::waitpid(pid, &status, WNOHANG) == pid ? std::optional(status) : std::nullopt;
+}
+
+void end_process(pid_t pid, std::chrono::milliseconds grace) {
+  if (poll_process(pid)) return;
+  ::kill(pid, SIGTERM);
+  const auto deadline = std::chrono::steady_clock::now() + grace;
+  while (std::chrono::steady_clock::now() < deadline) {
+    if (poll_process(pid)) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  ::kill(pid, SIGKILL);
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+}
+
+std::string describe_status(int status) {
+  return WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
+                             : "exit status " + std::to_string(WEXITSTATUS(status));
+}
+
+Result<std::filesystem::path> sibling_program(const std::string& name) {
+  std::error_code ec;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", ec);
+  const std::filesystem::path program = self.parent_path() / name;
+  if (ec || ::access(program.c_str(), X_OK) != 0) {
+    return fail(ErrorCode::kNotFound, program.string() + ": is missing; it is built and installed together with " +
+                                          self.filename().string() + " (and needs UCX)");
+  }
+  return program;
+}
+
+std::string tail(const std::filesystem::path& file, std::size_t lines) {
+  auto content = read_file(file);
+  if (!content) return "";
+  std::size_t begin = content->size();
+  for (std::size_t seen = 0; begin > 0; --begin) {
+    if ((*content)[begin - 1] == '\n' && begin != content->size() && ++seen == lines) break;
+  }
+  return content->substr(begin);
+}
+
+}  // namespace moiety::cli

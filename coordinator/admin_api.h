@@ -1,0 +1,73 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "common/placement.h"
+#include "common/result.h"
+#include "coordinator/events.h"
+#include "planner/subset.h"
+
+/// The admin endpoint's requests, as text in and plain values out. No sockets, no state.
+namespace moiety::coordinator {
+
+/// What a request is checked against.
+struct AdminContext {
+  std::string served_name;
+  planner::ModelShape model;
+};
+
+struct GetHealth {};
+struct GetMetrics {};
+struct GetStatus {};
+struct GetDeployments {};
+struct GetOperation {
+  OperationId id;
+};
+struct PostDeployment {
+  Deployment deployment;
+  bool wait = true;  ///< answer when it is done
+};
+struct DeleteDeployment {
+  std::string name;  ///< "" for the full model
+  bool wait = true;
+};
+struct PostShutdown {};
+
+using AdminCall = std::variant<GetHealth,
+                               GetMetrics,
+                               GetStatus,
+                               GetDeployments,
+                               GetOperation,
+                               PostDeployment,
+                               DeleteDeployment,
+                               PostShutdown>;
+
+/// Reads one request.
+///   path   decoded, without the query
+///   query  raw, without '?'
+/// kNotFound: no such endpoint (names those there are). kInvalidArgument: the query or the body.
+Result<AdminCall> parse_admin_call(std::string_view method,
+                                   std::string_view path,
+                                   std::string_view query,
+                                   std::string_view body,
+                                   const AdminContext& context);
+
+/// A deployment's own name: 1 to 64 of A-Z a-z 0-9 . _ - and not the served model's.
+Result<void> check_deployment_name(std::string_view name, std::string_view served_name);
+
+/// Builds a deployment from the JSON text of a subset file.
+Result<Deployment> make_deployment(std::string name,
+                                   std::string_view subset_json,
+                                   const AdminContext& context);
+
+/// The full model, under no name of its own ("").
+Deployment full_model(const planner::ModelShape& model);
+
+/// {"error":{"message","type","param","code"}}, as OpenAI's API does.
+std::string error_body(const Error& error);
+/// The same for a status without an Error.
+std::string error_body(int status, std::string_view message);
+
+}  // namespace moiety::coordinator

@@ -1,0 +1,126 @@
+#include "coordinator/options.h"
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <iostream>
+
+namespace moiety::coordinator {
+
+namespace {
+
+Result<std::pair<std::string, std::filesystem::path>> parse_deploy(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
+    return fail(ErrorCode::kInvalidArgument,
+                "--deploy " + text + ": give NAME=FILE, a name and a subset file");
+  }
+  return std::pair(text.substr(0, equals), std::filesystem::path(text.substr(equals + 1)));
+}
+
+Result<void> parse_listen(const std::string& text, Options& options) {
+  const std::size_t colon = text.rfind(':');
+  const char* const end = text.data() + text.size();
+  const char* const port = colon == std::string::npos ? end : text.data() + colon + 1;
+  const auto [stop, error] = std::from_chars(port, end, options.listen_port);
+  if (colon == 0 || error != std::errc{} || stop != end) {
+    return fail(ErrorCode::kInvalidArgument,
+                "--listen " + text + ": give HOST:PORT; port 0 picks a free one");
+  }
+  options.listen_host = text.substr(0, colon);
+  return {};
+}
+
+}  // namespace
+
+Result<std::optional<Options>> parse_options(int argc, const char* const* argv) {
+  Options options;
+  std::vector<std::string> deploy;
+  std::string listen = "127.0.0.1:0";
+  std::string placement = "membership";
+  std::string dtype = "bf16";
+  CLI::App app(
+      "The coordinator of a Moiety cluster: starts and stops the workers of this machine, places "
+      "experts on them, "
+      "tells routers where they are, and serves the admin API.\n"
+      "Peers show a shared secret: MOIETY_TOKEN or --token-file, else a random one that local "
+      "workers are given "
+      "and coordinator.json names. MOIETY_LOG sets the log level (debug, info, warning, error).",
+      "moiety-coordinator");
+  app.add_option("-m,--model", options.model, "Checkpoint folder")->required();
+  app.add_option("--served-model-name", options.served_name,
+                 "Name in the API; the model folder's name unless given");
+  app.add_option("--workers", options.workers, "Most workers that may run")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--capacity", options.capacity,
+                 "Experts of one layer that a worker may hold; routed experts / workers, rounded "
+                 "up, unless given")
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--placement", placement,
+                 "Where experts live: by membership (those that the same deployments keep "
+                 "together), id or round_robin")
+      ->check(CLI::IsMember({"membership", "id", "round_robin"}))
+      ->capture_default_str();
+  app.add_option("--deploy", deploy,
+                 "NAME=FILE: a deployment to begin with and its subset file; repeatable")
+      ->type_name("NAME=FILE")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_flag("!--no-full", options.full, "Do not deploy the full model");
+  app.add_option("--listen", listen, "Address for workers and routers; port 0 picks a free one")
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  app.add_option("--admin-host", options.admin_host, "Address of the admin API")
+      ->capture_default_str();
+  app.add_option("--admin-port", options.admin_port, "Port of the admin API; 0 picks a free one")
+      ->capture_default_str();
+  app.add_option("--lease-ttl-ms", options.lease_ttl_ms,
+                 "A worker or router that is silent for so long is taken for lost; they report "
+                 "every third of it")
+      ->check(CLI::Range(300, 600000))
+      ->capture_default_str();
+  app.add_option("--operation-timeout-s", options.operation_timeout_s,
+                 "A deploy or undeploy that takes longer is undone and fails")
+      ->check(CLI::Range(1, 86400))
+      ->capture_default_str();
+  app.add_option("--shutdown-grace-s", options.shutdown_grace_s,
+                 "At shutdown, how long routers may finish requests")
+      ->check(CLI::Range(0, 86400))
+      ->capture_default_str();
+  app.add_option("--dtype", dtype, "Expert weights in memory")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+  app.add_option("--kernels", options.kernels, "Kernel variant of the workers")
+      ->capture_default_str();
+  app.add_option("--threads-per-worker", options.threads_per_worker,
+                 "Compute threads of a worker; cores / workers, at least 1, unless given")
+      ->check(CLI::Range(1, 4096));
+  app.add_flag("!--no-restart-workers", options.restart_workers,
+               "Leave a lost worker away until the next deploy or undeploy");
+  app.add_option("--worker-binary", options.worker_binary,
+                 "Program of a worker; moiety-worker beside this one unless given");
+  app.add_option("--run-dir", options.run_dir,
+                 "Folder for coordinator.json (addresses, token) and logs");
+  app.add_option("--log-dir", options.log_dir,
+                 "Folder for worker-ID.log; --run-dir unless given, without both stderr");
+  app.add_option("--token-file", options.token_file, "File that holds the shared secret");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app.help();
+    return std::optional<Options>{};
+  } catch (const CLI::ParseError& error) {
+    return fail(ErrorCode::kInvalidArgument, std::string(error.what()) + " (see --help)");
+  }
+  options.dtype = dtype == "f32" ? DType::kF32 : DType::kBF16;
+  MOIETY_ASSIGN(options.placement, planner::parse_policy(placement));
+  for (const std::string& each : deploy) {
+    MOIETY_ASSIGN(auto parsed, parse_deploy(each));
+    options.deploy.push_back(std::move(parsed));
+  }
+  MOIETY_TRY(parse_listen(listen, options));
+  return std::optional<Options>(std::move(options));
+}
+
+}  // namespace moiety::coordinator

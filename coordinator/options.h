@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/dtype.h"
+#include "common/result.h"
+#include "planner/place.h"
+
+namespace moiety::coordinator {
+
+/// The command line of moiety-coordinator. Empty and 0 mean "work it out" where said so.
+struct Options {
+  std::filesystem::path model;
+  std::string served_name;  ///< empty: the model folder's name
+  std::uint32_t workers = 4;
+  std::int32_t capacity = 0;  ///< 0: ceil(routed experts of the widest layer / workers)
+  planner::PlacementPolicy placement = planner::PlacementPolicy::kMembership;
+  std::vector<std::pair<std::string, std::filesystem::path>> deploy;  ///< name, subset file
+  bool full = true;
+  std::string listen_host = "127.0.0.1";
+  std::uint16_t listen_port = 0;  ///< 0: a free one
+  std::string admin_host = "127.0.0.1";
+  std::uint16_t admin_port = 8001;  ///< 0: a free one
+  std::uint32_t lease_ttl_ms = 3000;
+  std::uint32_t operation_timeout_s = 120;
+  std::uint32_t shutdown_grace_s = 15;
+  DType dtype = DType::kBF16;
+  std::string kernels = "auto";
+  std::uint32_t threads_per_worker = 0;  ///< 0: cores / workers, at least 1
+  bool restart_workers = true;
+  std::filesystem::path worker_binary;  ///< empty: moiety-worker beside this program
+  std::filesystem::path run_dir;        ///< empty: write no coordinator.json
+  std::filesystem::path log_dir;        ///< empty: run_dir, or our own stderr without one
+  std::filesystem::path token_file;     ///< empty: MOIETY_TOKEN, or a random one
+};
+
+/// Reads the command line. nullopt: help was asked for and printed. kInvalidArgument names the
+/// flag.
+Result<std::optional<Options>> parse_options(int argc, const char* const* argv);
+
+}  // namespace moiety::coordinator

@@ -1,0 +1,161 @@
+#include "coordinator/setup.h"
+
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <random>
+
+#include "checkpoint/checkpoint.h"
+#include "common/file.h"
+#include "common/thread_pool.h"
+
+namespace moiety::coordinator {
+
+namespace {
+
+/// `num_words` * 8 hex digits from the system's random source.
+std::string random_hex(int num_words) {
+  std::random_device source;
+  std::string hex;
+  for (int i = 0; i < num_words; ++i) hex += fmt::format("{:08x}", source());
+  return hex;
+}
+
+planner::ModelShape model_shape(const Checkpoint& checkpoint, DType dtype) {
+  const Architecture& architecture = checkpoint.architecture();
+  planner::ModelShape shape;
+  shape.fingerprint = checkpoint.fingerprint();
+  for (std::int32_t layer = 0; layer < architecture.num_layers(); ++layer) {
+    const MoeDescription& moe = architecture.layers[static_cast<std::size_t>(layer)].moe;
+    const auto parameters = static_cast<std::uint64_t>(architecture.expert_parameters(layer));
+    shape.layers.push_back(
+        {moe.num_routed, moe.num_shared, moe.top_k, parameters * dtype_bytes(dtype)});
+  }
+  return shape;
+}
+
+Result<std::string> find_token(const std::filesystem::path& file) {
+  if (!file.empty()) {
+    MOIETY_ASSIGN(std::string token, read_file(file, 4096));
+    while (!token.empty() && (token.back() == '\n' || token.back() == '\r')) token.pop_back();
+    if (token.empty())
+      return fail(ErrorCode::kInvalidArgument, "--token-file " + file.string() + ": is empty");
+    return token;
+  }
+  const char* given = std::getenv("MOIETY_TOKEN");
+  if (given != nullptr && *given != '\0') return std::string(given);
+  return random_hex(8);
+}
+
+Result<std::string> find_worker_binary(const std::filesystem::path& given) {
+  std::filesystem::path path = given;
+  if (path.empty()) {
+    std::error_code error;
+    path = std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "moiety-worker";
+  }
+  if (::access(path.c_str(), X_OK) != 0 || std::filesystem::is_directory(path)) {
+    return fail(ErrorCode::kNotFound,
+                path.string() + ": is no program that can be started; give --worker-binary");
+  }
+  return std::filesystem::absolute(path).string();
+}
+
+Result<std::vector<Deployment>> first_deployments(const Options& options,
+                                                  const AdminContext& context) {
+  std::vector<Deployment> first;
+  if (options.full) first.push_back(full_model(context.model));
+  for (const auto& [name, file] : options.deploy) {
+    MOIETY_ASSIGN(const std::string text, read_file(file));
+    auto deployment = make_deployment(name, text, context);
+    if (!deployment)
+      return with_context("--deploy " + name + "=" + file.string(), deployment.error());
+    const bool taken = std::any_of(first.begin(), first.end(),
+                                   [&](const Deployment& each) { return each.name == name; });
+    if (taken)
+      return fail(ErrorCode::kAlreadyExists, "--deploy " + name + ": the name is given twice");
+    first.push_back(std::move(*deployment));
+  }
+  return first;
+}
+
+}  // namespace
+
+Result<Setup> prepare(const Options& options) {
+  Setup setup;
+  MOIETY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(options.model));
+  const std::int32_t max_routed = checkpoint.architecture().max_routed();
+  if (max_routed == 0) {
+    return fail(
+        ErrorCode::kInvalidArgument,
+        options.model.string() + ": has no routed experts; serve it in one process (moiety serve)");
+  }
+  setup.model = std::filesystem::canonical(options.model);
+
+  ClusterConfig& cluster = setup.cluster;
+  cluster.model = model_shape(checkpoint, options.dtype);
+  cluster.served_name =
+      options.served_name.empty() ? setup.model.filename().string() : options.served_name;
+  cluster.coordinator_instance = random_hex(2);
+  MOIETY_ASSIGN(cluster.token, find_token(options.token_file));
+  cluster.max_workers = options.workers;
+  const auto workers = static_cast<std::int32_t>(options.workers);
+  cluster.capacity_per_layer =
+      options.capacity > 0 ? options.capacity : (max_routed + workers - 1) / workers;
+  cluster.policy = options.placement;
+  cluster.restart_workers = options.restart_workers;
+  cluster.lease_ttl = std::chrono::milliseconds(options.lease_ttl_ms);
+  cluster.operation_timeout = std::chrono::seconds(options.operation_timeout_s);
+  cluster.shutdown_grace = std::chrono::seconds(options.shutdown_grace_s);
+  cluster.first_incarnation =
+      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                     std::chrono::system_clock::now().time_since_epoch())
+                                     .count());
+
+  MOIETY_ASSIGN(setup.first, first_deployments(options, {cluster.served_name, cluster.model}));
+  MOIETY_ASSIGN(setup.worker_binary, find_worker_binary(options.worker_binary));
+  if (!options.log_dir.empty()) {
+    std::error_code error;
+    std::filesystem::create_directories(options.log_dir, error);
+    if (error)
+      return fail(ErrorCode::kIo, "--log-dir " + options.log_dir.string() + ": " + error.message());
+  }
+  setup.threads_per_worker = options.threads_per_worker;
+  if (setup.threads_per_worker == 0) {
+    setup.threads_per_worker =
+        std::max<std::uint32_t>(1, static_cast<std::uint32_t>(available_cores()) / options.workers);
+  }
+  return setup;
+}
+
+LocalFleet::Options local_workers(const Options& options,
+                                  const Setup& setup,
+                                  std::string control_address) {
+  LocalFleet::Options fleet;
+  const std::vector<std::string> fixed = {setup.worker_binary,
+                                          "--coordinator",
+                                          std::move(control_address),
+                                          "--model",
+                                          setup.model.string(),
+                                          "--threads",
+                                          std::to_string(setup.threads_per_worker),
+                                          "--dtype",
+                                          options.dtype == DType::kF32 ? "f32" : "bf16",
+                                          "--kernels",
+                                          options.kernels};
+  fleet.command = [fixed](WorkerId worker, std::uint64_t incarnation) {
+    std::vector<std::string> command = fixed;
+    command.insert(command.end(), {"--id", std::to_string(worker.value), "--incarnation",
+                                   std::to_string(incarnation)});
+    return command;
+  };
+  fleet.environment = {"MOIETY_TOKEN=" + setup.cluster.token};
+  const std::filesystem::path& log_dir =
+      options.log_dir.empty() ? options.run_dir : options.log_dir;
+  if (!log_dir.empty()) fleet.log_dir = log_dir;
+  return fleet;
+}
+
+}  // namespace moiety::coordinator

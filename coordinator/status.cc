@@ -1,0 +1,234 @@
+#include "coordinator/status.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "coordinator/state.h"
+
+namespace moiety::coordinator {
+
+using std::chrono::duration_cast;
+using std::chrono::milliseconds;
+
+std::string_view worker_state_name(WorkerState state) {
+  switch (state) {
+    case WorkerState::kStarting:
+      return "starting";
+    case WorkerState::kLoading:
+      return "loading";
+    case WorkerState::kServing:
+      return "serving";
+    case WorkerState::kLost:
+      return "lost";
+    case WorkerState::kStopping:
+      return "stopping";
+  }
+  return "";
+}
+
+std::string_view operation_state_name(OperationState state) {
+  switch (state) {
+    case OperationState::kQueued:
+      return "queued";
+    case OperationState::kRunning:
+      return "running";
+    case OperationState::kSucceeded:
+      return "succeeded";
+    case OperationState::kFailed:
+      return "failed";
+  }
+  return "";
+}
+
+std::string served_as(std::string_view served_name, std::string_view deployment) {
+  std::string name(served_name);
+  return deployment.empty() ? name : name.append(":").append(deployment);
+}
+
+OperationStatus ClusterState::describe(const Operation& operation, OperationState state) const {
+  OperationStatus status;
+  status.id = operation.id;
+  status.kind = operation.kind == Kind::kStart    ? "start"
+                : operation.kind == Kind::kDeploy ? "deploy"
+                                                  : "undeploy";
+  status.name = operation.name;
+  status.state = state;
+  return status;
+}
+
+std::optional<OperationStatus> ClusterState::operation(OperationId id) const {
+  if (change_ && change_->operation.id == id) {
+    OperationStatus status = describe(change_->operation, OperationState::kRunning);
+    status.waiting_for = waiting_for();
+    status.cost = change_->cost;
+    return status;
+  }
+  for (const Operation& each : queue_) {
+    if (each.id == id) return describe(each, OperationState::kQueued);
+  }
+  for (const OperationStatus& each : ended_) {
+    if (each.id == id) return each;
+  }
+  return std::nullopt;
+}
+
+WorkerStatus ClusterState::describe_worker(WorkerId id) const {
+  const Worker& each = worker(id);
+  WorkerStatus status;
+  status.id = id;
+  switch (each.process) {
+    case Worker::Process::kNone:
+    case Worker::Process::kKilled:
+      status.state = WorkerState::kLost;
+      break;
+    case Worker::Process::kStopping:
+      status.state = WorkerState::kStopping;
+      break;
+    case Worker::Process::kRunning:
+      status.state = !each.connection                        ? WorkerState::kStarting
+                     : each.loading || each.resident.empty() ? WorkerState::kLoading
+                                                             : WorkerState::kServing;
+      break;
+  }
+  status.incarnation = each.incarnation;
+  status.pid = each.hello.pid;
+  status.http_address = each.hello.http_address;
+  status.experts = each.resident.size();
+  status.stats = each.stats;
+  if (each.connection) status.lease_age = duration_cast<milliseconds>(now_ - each.last_heard);
+  status.losses = each.losses;
+  status.last_loss = each.last_loss;
+  return status;
+}
+
+DeploymentStatus ClusterState::describe_deployment(const Deployment& deployment,
+                                                   bool pending) const {
+  DeploymentStatus status;
+  status.name = deployment.name;
+  status.served_as = display_name(deployment.name);
+  status.state = pending ? "pending" : deployment.draining ? "draining" : "active";
+  status.full = deployment.kept.full;
+  bool first = true;
+  for (std::size_t layer = 0; layer < deployment.kept.layers.size(); ++layer) {
+    if (config_.model.layers[layer].num_routed == 0) continue;
+    const auto kept = static_cast<std::int32_t>(deployment.kept.layers[layer].size());
+    status.kept_min = first ? kept : std::min(status.kept_min, kept);
+    status.kept_max = std::max(status.kept_max, kept);
+    status.bytes += config_.model.layers[layer].expert_bytes * static_cast<std::uint64_t>(kept);
+    first = false;
+  }
+  status.workers = planner::workers_of(pending ? change_->target.placement : current_.placement,
+                                       deployment.kept);
+  if (!pending && published() != nullptr) {
+    for (WorkerId id : status.workers) {
+      const auto& present = published()->workers;
+      if (std::none_of(present.begin(), present.end(),
+                       [id](const auto& each) { return each.id == id; })) {
+        status.lost_workers.push_back(id);
+      }
+    }
+  }
+  for (const auto& [id, router] : routers_) {
+    const auto running = router.stats.running_per_deployment.find(deployment.name);
+    if (running != router.stats.running_per_deployment.end()) status.running += running->second;
+  }
+  return status;
+}
+
+std::vector<GroupStatus> ClusterState::describe_groups() const {
+  std::map<std::vector<std::int32_t>, GroupStatus> by_members;
+  std::map<std::vector<std::int32_t>, std::set<WorkerId>> workers;
+  const auto layers = planner::group_experts(config_.model, current_.deployments);
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    for (const planner::ExpertGroup& group : layers[layer]) {
+      GroupStatus& status = by_members[group.members];
+      status.experts += group.experts.size();
+      status.bytes += config_.model.layers[layer].expert_bytes * group.experts.size();
+      for (std::int32_t expert : group.experts) {
+        const auto& owners = current_.placement.owners[layer][static_cast<std::size_t>(expert)];
+        workers[group.members].insert(owners.begin(), owners.end());
+      }
+    }
+  }
+  std::vector<GroupStatus> groups;
+  for (auto& [members, status] : by_members) {
+    for (std::int32_t index : members) {
+      status.members.push_back(
+          display_name(current_.deployments[static_cast<std::size_t>(index)].name));
+    }
+    status.workers.assign(workers[members].begin(), workers[members].end());
+    groups.push_back(std::move(status));
+  }
+  return groups;
+}
+
+ClusterStatus ClusterState::status(Clock::time_point now) const {
+  ClusterStatus status;
+  status.served_name = config_.served_name;
+  status.fingerprint = config_.model.fingerprint;
+  status.shutting_down = shutting_down_;
+  status.policy = config_.policy;
+  status.capacity_per_layer = config_.capacity_per_layer;
+  status.max_workers = config_.max_workers;
+  if (published() != nullptr) status.epoch = published()->placement.epoch;
+
+  const std::set<WorkerId> placed = current_.placement.workers();
+  for (std::uint32_t index = 0; index < workers_.size(); ++index) {
+    const Worker& each = workers_[index];
+    if (each.process == Worker::Process::kNone && !each.lost && !placed.contains(WorkerId{index}))
+      continue;
+    WorkerStatus described = describe_worker(WorkerId{index});
+    if (each.connection) described.lease_age = duration_cast<milliseconds>(now - each.last_heard);
+    if (each.process == Worker::Process::kRunning || each.process == Worker::Process::kStopping) {
+      ++status.workers_running;
+      status.bytes_resident += each.stats.bytes_resident;
+      status.experts_resident += each.stats.experts_resident;
+    }
+    status.workers.push_back(std::move(described));
+  }
+
+  for (const Deployment& each : current_.deployments) {
+    status.deployments.push_back(describe_deployment(each, /*pending=*/false));
+  }
+  if (change_ && change_->phase == Phase::kLoading) {
+    for (const Deployment& each : change_->operation.deployments) {
+      status.deployments.push_back(describe_deployment(each, /*pending=*/true));
+    }
+  }
+  if (published() != nullptr) {
+    status.groups = describe_groups();
+    for (WorkerId id : placed) {
+      const auto& present = published()->workers;
+      if (std::any_of(present.begin(), present.end(),
+                      [id](const auto& each) { return each.id == id; }))
+        continue;
+      LostWorker lost{id, current_.placement.experts_of(id).size(), {}, worker(id).last_loss};
+      for (const DeploymentStatus& each : status.deployments) {
+        if (std::find(each.lost_workers.begin(), each.lost_workers.end(), id) !=
+            each.lost_workers.end()) {
+          lost.deployments.push_back(each.served_as);
+        }
+      }
+      status.lost.push_back(std::move(lost));
+    }
+  }
+  status.ready = published() != nullptr && status.lost.empty() && !shutting_down_;
+
+  for (const auto& [id, router] : routers_) {
+    status.routers.push_back({id, router.hello.http_address, router.hello.pid, router.active,
+                              router.stats, router.connection.has_value()});
+  }
+  if (change_) status.operation = operation(change_->operation.id);
+  status.queued_operations = queue_.size();
+  for (const auto& layer : config_.model.layers) {
+    status.routed_experts += static_cast<std::uint64_t>(layer.num_routed);
+    status.routed_bytes += layer.expert_bytes * static_cast<std::uint64_t>(layer.num_routed);
+  }
+  status.epoch_changes = epoch_changes_;
+  status.worker_losses = worker_losses_;
+  status.worker_restarts = worker_restarts_;
+  return status;
+}
+
+}  // namespace moiety::coordinator

@@ -1,0 +1,41 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
+
+#include "common/log.h"
+#include "router/options.h"
+
+int main(int argc, char** argv) {
+  using moiety::CombineMode;
+  moiety::RouterOptions options;
+  CLI::App app(
+      "Moiety router: the HTTP endpoint and the dense part of the model. With --coordinator it dispatches tokens to the "
+      "cluster's workers, without it holds the experts itself (embedded mode). The cluster's secret comes from the "
+      "environment variable MOIETY_TOKEN.");
+  moiety::add_router_flags(app, options);
+  app.add_option("--coordinator", options.coordinator, "Coordinator's control address, HOST:PORT");
+  app.add_option("--id", options.id, "Router id, unique in the cluster")->capture_default_str();
+  static const std::map<std::string, CombineMode> kCombine = {{"per_worker", CombineMode::kPerWorker},
+                                                              {"per_expert", CombineMode::kPerExpert}};
+  app.add_option("--combine", options.combine,
+                 "per_worker (default): one row per token and worker; per_expert: the same bits as embedded mode")
+      ->transform(CLI::CheckedTransformer(kCombine));
+  app.add_option("--reply-timeout-ms", options.reply_timeout_ms, "A worker that is silent for longer counts as lost")
+      ->check(CLI::Range(10, 600000))
+      ->capture_default_str();
+  app.add_option("--orphan-timeout", options.orphan_timeout_s,
+                 "Seconds to go on without a coordinator before exiting; 0 = for ever")
+      ->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 1;
+  }
+  if (const char* token = std::getenv("MOIETY_TOKEN")) options.token = token;
+  moiety::init_logging("router " + std::to_string(options.id));
+  if (const auto outcome = moiety::run_router(options, {}); !outcome) {
+    std::fprintf(stderr, "moiety-router: %s\n", outcome.error().message.c_str());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "checkpoint/architecture.h"
+#include "router/engine.h"
+
+namespace moiety {
+
+/// The router's Prometheus metrics. Thread-safe.
+class RouterMetrics final : public EngineObserver {
+ public:
+  /// `served_name` labels the full model; deployments are served_name:NAME. With `per_expert` there is one series
+  /// per (layer, expert).
+  RouterMetrics(const Architecture& architecture, std::string served_name, bool per_expert);
+  ~RouterMetrics() override;
+
+  void on_step(double seconds, std::size_t rows) override;
+  void on_experts(const std::vector<std::vector<std::int32_t>>& topk_ids) override;
+  void on_backend(const BackendStats& stats) override;
+  void on_request_end(const std::string& deployment, const Finish& finish) override;
+  /// Counts a request that was refused before it reached the step loop, by its error code's name.
+  void on_refused(const std::string& model, std::string_view reason);
+
+  /// Text exposition format. Gauges are set from `load` and `epoch` first.
+  std::string scrape(const Engine::Load& load, Epoch epoch);
+
+  std::uint64_t requests_total() const;
+  std::uint64_t prompt_tokens_total() const;
+  std::uint64_t generation_tokens_total() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// "MODEL" for the full model, "MODEL:NAME" for a deployment.
+std::string served_as(const std::string& served_name, const std::string& deployment);
+
+}  // namespace moiety

@@ -1,0 +1,189 @@
+#include "router/router.h"
+
+#include <unistd.h>
+
+#include <condition_variable>
+#include <mutex>
+
+#include "common/log.h"
+#include "common/signals.h"
+#include "fabric/ucx/ucx_lane.h"
+#include "model/tokenizer.h"
+#include "proto/control_client.h"
+#include "router/api.h"
+#include "router/cluster_moe.h"
+#include "router/embedded.h"
+
+namespace moiety {
+namespace {
+
+constexpr std::chrono::milliseconds kStopGrace{2000};
+
+/// Lets any thread end the process's main wait.
+class StopSignal {
+ public:
+  void stop(Result<void> outcome) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopped_) return;
+      stopped_ = true;
+      outcome_ = std::move(outcome);
+    }
+    wake_.notify_all();
+  }
+  bool stopped() {
+    const std::lock_guard lock(mutex_);
+    return stopped_;
+  }
+  Result<void> wait() {
+    std::unique_lock lock(mutex_);
+    wake_.wait(lock, [&] { return stopped_; });
+    return outcome_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool stopped_ = false;
+  Result<void> outcome_;
+};
+
+/// The control channel's side of a router in a cluster.
+class ClusterControl {
+ public:
+  ClusterControl(const RouterOptions& options, const std::string& fingerprint, std::uint16_t http_port,
+                 Engine& engine, RouterMetrics& metrics, StopSignal& stop)
+      : engine_(engine), metrics_(metrics), stop_(stop) {
+    proto::ControlClientOptions control;
+    control.address = options.coordinator;
+    control.orphan_timeout = std::chrono::seconds(options.orphan_timeout_s);
+    control.hello.role = proto::Role::kRouter;
+    control.hello.id = options.id;
+    control.hello.incarnation = static_cast<std::uint64_t>(::getpid());
+    control.hello.token = options.token;
+    control.hello.pid = ::getpid();
+    control.hello.http_address = options.host + ":" + std::to_string(http_port);
+    control.hello.fingerprint = fingerprint;
+    options_ = std::move(control);
+  }
+
+  /// Connects; from now on messages come and go.
+  void start() {
+    const std::lock_guard lock(mutex_);
+    client_ = std::make_unique<proto::ControlClient>(
+        options_, proto::ControlClientCallbacks{
+                                [this](proto::ControlMessage message) { handle(std::move(message)); },
+                                [this] { return heartbeat(); },
+                                [this](const Error& why) { stop_.stop(why); }});
+  }
+
+  /// No message is sent or handled after this.
+  void close() {
+    std::unique_ptr<proto::ControlClient> client;
+    {
+      const std::lock_guard lock(mutex_);
+      client = std::move(client_);
+    }
+  }
+
+  void send(const proto::ControlMessage& message) {
+    const std::lock_guard lock(mutex_);
+    if (client_ == nullptr) return;
+    if (auto sent = client_->send(message); !sent) log_warning("to the coordinator: {}", sent.error().message);
+  }
+
+ private:
+  void handle(proto::ControlMessage message) {
+    if (auto* publish = std::get_if<proto::PublishEpoch>(&message)) {
+      engine_.apply(std::move(publish->view), [this](Epoch epoch, std::vector<WorkerId> lost) {
+        send(proto::EpochActive{epoch, std::move(lost)});
+        send(heartbeat());  // the counts by deployment, as of this epoch
+      });
+    } else if (auto* shutdown = std::get_if<proto::Shutdown>(&message)) {
+      log_info("stopping: {}", shutdown->reason);
+      stop_.stop({});
+    } else {
+      log_warning("the coordinator sent a message that is not for routers");
+    }
+  }
+
+  proto::ControlMessage heartbeat() {
+    const Engine::Load load = engine_.load();
+    return proto::RouterHeartbeat{{load.running, load.waiting, load.per_deployment, metrics_.requests_total(),
+                                   metrics_.prompt_tokens_total(), metrics_.generation_tokens_total()}};
+  }
+
+  Engine& engine_;
+  RouterMetrics& metrics_;
+  StopSignal& stop_;
+  proto::ControlClientOptions options_;
+  std::mutex mutex_;
+  std::unique_ptr<proto::ControlClient> client_;  // guarded by mutex_
+};
+
+}  // namespace
+
+Result<void> run_router(const RouterOptions& options,
+                        const std::function<void(std::uint16_t)>& on_listening) {
+  StopSignal stop;
+  const SignalWatcher signals([&](int) { stop.stop({}); });
+  MOIETY_ASSIGN(const kernels::Variant variant, kernels::choose_variant(options.kernels));
+  MOIETY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(options.model));
+  MOIETY_ASSIGN(const Tokenizer tokenizer, Tokenizer::load(options.model));
+  ThreadPool pool(options.threads);
+  MOIETY_ASSIGN(const std::unique_ptr<Model> model, Model::load(checkpoint, options.dtype, variant, pool));
+  const std::string served_name =
+      options.served_name.empty() ? std::filesystem::absolute(options.model / "x").parent_path().filename().string()
+                                  : options.served_name;
+  RouterMetrics metrics(checkpoint.architecture(), served_name, options.expert_metrics);
+
+  const bool embedded = options.coordinator.empty();
+  ExpertStore store(checkpoint, options.dtype);
+  EpochView local_view;
+  std::unique_ptr<StepBackend> backend;
+  std::unique_ptr<ClusterControl> control;  // outlives the engine, which calls it
+  if (embedded) {
+    MOIETY_ASSIGN(local_view,
+                  embedded_view(model_shape(checkpoint, options.dtype), options.full, options.deployments));
+    MOIETY_TRY(store.load(needed_experts(local_view)));
+    backend = std::make_unique<LocalMoe>(store, variant, pool);
+  } else {
+    MOIETY_ASSIGN(auto lane, fabric::open_ucx_router_lane({options.id, 0, options.token}));
+    ClusterMoeOptions cluster;
+    cluster.router_id = options.id;
+    cluster.combine = options.combine;
+    cluster.dtype = options.dtype;
+    cluster.reply_timeout = std::chrono::milliseconds(options.reply_timeout_ms);
+    backend = std::make_unique<ClusterMoe>(
+        std::move(lane), cluster,
+        [&control](WorkerId worker, std::uint64_t incarnation, const std::string& why) {
+          control->send(proto::WorkerSuspect{worker, incarnation, why});
+        });
+  }
+  auto engine = std::make_unique<Engine>(*model, *backend, options.engine, &metrics);
+  if (embedded) engine->apply(std::move(local_view), {});
+
+  ApiOptions api;
+  api.served_name = served_name;
+  api.request_timeout = std::chrono::seconds(options.request_timeout_s);
+  http::ServerOptions http_options;
+  http_options.host = options.host;
+  http_options.port = options.port;
+  http_options.error_body = http_error_body;
+  MOIETY_ASSIGN(const std::unique_ptr<http::Server> server,
+                http::Server::start(http_options, make_api(*engine, tokenizer, metrics, api)));
+  if (!embedded) {
+    control = std::make_unique<ClusterControl>(options, checkpoint.fingerprint(), server->port(), *engine,
+                                               metrics, stop);
+    control->start();
+  }
+  log_info("serving {} at http://{}:{}{}", served_name, options.host, server->port(), embedded ? ", embedded" : "");
+  if (on_listening) on_listening(server->port());
+  const Result<void> outcome = stop.wait();
+  server->stop(kStopGrace);
+  if (control != nullptr) control->close();
+  engine.reset();  // its callbacks answer through the server
+  return outcome;
+}
+
+}  // namespace moiety

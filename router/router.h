@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/dtype.h"
+#include "common/result.h"
+#include "experts/exchange.h"
+#include "router/engine.h"
+
+namespace moiety {
+
+struct RouterOptions {
+  std::filesystem::path model;
+  std::string served_name;   ///< empty: the model folder's name
+  std::string coordinator;   ///< "host:port"; empty = embedded mode: this process holds the experts
+  std::uint32_t id = 0;
+  std::string host = "127.0.0.1";
+  std::uint16_t port = 8000;  ///< 0 = a free one
+  std::size_t threads = 0;    ///< 0 = one per core
+  DType dtype = DType::kBF16;
+  std::string kernels = "auto";
+  CombineMode combine = CombineMode::kPerWorker;
+  std::uint32_t reply_timeout_ms = 10000;
+  std::uint32_t request_timeout_s = 600;
+  std::uint32_t orphan_timeout_s = 60;
+  bool expert_metrics = true;
+  EngineOptions engine;
+  std::string token;
+  /// Embedded mode only: named subsets, and whether the full model is served too.
+  std::vector<std::pair<std::string, std::filesystem::path>> deployments;
+  bool full = true;
+};
+
+/// Runs a router until SIGTERM or SIGINT, or until the coordinator ends it. `on_listening` (may be empty) gets the HTTP port
+/// once it answers. Call before any thread is started: it blocks those signals.
+Result<void> run_router(const RouterOptions& options, const std::function<void(std::uint16_t port)>& on_listening);
+
+}  // namespace moiety

@@ -1,0 +1,136 @@
+"""A cluster of real processes for tests: started, asked, and ended by pid."""
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MODEL = ROOT / "models/moiety-tiny-emo"
+
+
+def call(method, url, body=None, timeout=60):
+    """(status, parsed JSON or text) of one request."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            raw, status = response.read(), response.status
+    except urllib.error.HTTPError as error:
+        raw, status = error.read(), error.code
+    try:
+        return status, json.loads(raw)
+    except ValueError:
+        return status, raw.decode()
+
+
+def wait_until(condition, what, timeout=30):
+    """Polls until condition() is true; fails with `what` at the deadline."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"still not after {timeout} s: {what}")
+
+
+def metric(page, name):
+    """Sum of a metric's series on a /metrics page."""
+    total = 0.0
+    for line in page.splitlines():
+        if line.startswith((name + " ", name + "{")):
+            total += float(line.rsplit(" ", 1)[1])
+    return total
+
+
+class Stream(threading.Thread):
+    """One streamed completion; `frames` are the parsed data lines, `done` whether [DONE] came, `status` the HTTP status."""
+
+    def __init__(self, url, body):
+        super().__init__(daemon=True)
+        self.url, self.body = url, dict(body, stream=True)
+        self.frames, self.done, self.status, self.error = [], False, None, None
+
+    def run(self):
+        request = urllib.request.Request(self.url + "/v1/completions", data=json.dumps(self.body).encode(),
+                                         headers={"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                self.status = response.status
+                for line in response:
+                    line = line.decode().strip()
+                    if line == "data: [DONE]":
+                        self.done = True
+                    elif line.startswith("data: "):
+                        self.frames.append(json.loads(line[6:]))
+        except urllib.error.HTTPError as error:
+            self.status = error.code
+            self.frames.append(json.loads(error.read()))
+        except Exception as error:  # a broken stream is a finding of the test
+            self.error = error
+
+    def text(self):
+        return "".join(f["choices"][0]["text"] for f in self.frames if f.get("choices"))
+
+    def failure(self):
+        """The error code in the stream, or None."""
+        return next((f["error"]["code"] for f in self.frames if "error" in f), None)
+
+
+class Cluster:
+    def __init__(self, bin_dir, *flags):
+        self.moiety = Path(bin_dir) / "moiety"
+        self.dir = tempfile.TemporaryDirectory(prefix="moiety-test-")
+        self.run_dir = Path(self.dir.name) / "run"
+        self.pids = []
+        started = self.command("up", "--port", "0", "--admin-port", "0", "--run-dir", str(self.run_dir), "-d", "--json",
+                               *flags, admin=False)
+        self.api, self.admin = started["api"], started["admin"]
+        self.pids = [started["coordinator_pid"], started["router_pid"]]
+
+    def command(self, *words, admin=True, check=True):
+        """Runs `moiety ...`; its parsed JSON (with check) or the finished process."""
+        line = [str(self.moiety), *words] + (["--admin", self.admin, "--json"] if admin else [])
+        done = subprocess.run(line, text=True, capture_output=True, timeout=200)
+        if not check:
+            return done
+        if done.returncode != 0:
+            raise AssertionError(f"{' '.join(line)}: status {done.returncode}: {done.stderr}\n{self.logs()}")
+        return json.loads(done.stdout)
+
+    def logs(self):
+        return "\n".join(f"--- {log.name}\n{log.read_text()[-1500:]}" for log in sorted(self.run_dir.glob("*.log")))
+
+    def status(self):
+        return self.command("status")
+
+    def complete(self, model, prompt, max_tokens=16, **fields):
+        return call("POST", self.api + "/v1/completions",
+                    dict({"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}, **fields))
+
+    def worker_metric(self, name):
+        """Sum over the workers that serve, from their own /metrics."""
+        return sum(metric(call("GET", f"http://{w['http_address']}/metrics")[1], name) for w in self.status()["workers"]
+                   if w["state"] == "serving")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        workers = []
+        try:
+            workers = [w["pid"] for w in self.status()["workers"] if w["pid"] > 0]
+            self.command("down")
+        finally:
+            for pid in self.pids + workers:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            self.dir.cleanup()

@@ -1,0 +1,231 @@
+#include "coordinator/admin_api.h"
+
+#include <gmock/gmock.h>
+
+#include <boost/json.hpp>
+
+#include "coordinator/metrics.h"
+#include "coordinator/status_json.h"
+#include "simulation.h"
+
+namespace moiety::coordinator {
+namespace {
+
+namespace json = boost::json;
+using testing::HasSubstr;
+
+class AdminTest : public testing::Test {
+ protected:
+  Result<AdminCall> parse(std::string_view method,
+                          std::string_view path,
+                          std::string_view query = "",
+                          std::string_view body = "") const {
+    return parse_admin_call(method, path, query, body, context);
+  }
+  ErrorCode error(std::string_view method,
+                  std::string_view path,
+                  std::string_view query = "",
+                  std::string_view body = "") const {
+    const auto call = parse(method, path, query, body);
+    EXPECT_FALSE(call) << method << " " << path << "?" << query << " " << body;
+    return call ? ErrorCode::kInternal : call.error().code;
+  }
+  std::string subset_body(const std::string& name,
+                          const Deployment& deployment,
+                          const std::string& checkpoint = "fingerprint-a") const {
+    planner::Subset subset{checkpoint, {"python"}, "mean_prob", {}};
+    for (std::size_t layer = 0; layer < deployment.kept.layers.size(); ++layer) {
+      auto ids = deployment.kept.layers[layer];
+      ids.push_back(context.model.layers[layer].num_routed);  // the shared one
+      subset.experts_kept_per_layer.push_back(ids);
+    }
+    return R"({"name": ")" + name + R"(", "subset": )" + planner::subset_to_json(subset) + "}";
+  }
+  const AdminContext context{"tiny", test_model()};
+};
+
+TEST_F(AdminTest, SimplePaths) {
+  EXPECT_TRUE(std::holds_alternative<GetHealth>(*parse("GET", "/health")));
+  EXPECT_TRUE(std::holds_alternative<GetMetrics>(*parse("GET", "/metrics")));
+  EXPECT_TRUE(std::holds_alternative<GetStatus>(*parse("GET", "/v1/status")));
+  EXPECT_TRUE(std::holds_alternative<GetDeployments>(*parse("GET", "/v1/deployments")));
+  EXPECT_TRUE(std::holds_alternative<PostShutdown>(*parse("POST", "/v1/shutdown")));
+  EXPECT_EQ(std::get<GetOperation>(*parse("GET", "/v1/operations/12")).id, OperationId{12});
+}
+
+TEST_F(AdminTest, UnknownPathsAndIdsAreRefused) {
+  for (const char* path :
+       {"/", "/v1/statu", "/v1/status/", "/v1/deployments/a", "/v1/operations"}) {
+    EXPECT_EQ(error("GET", path), ErrorCode::kNotFound) << path;
+  }
+  EXPECT_EQ(error("PUT", "/v1/status"), ErrorCode::kNotFound);
+  for (const char* path : {"/v1/operations/", "/v1/operations/x", "/v1/operations/1x",
+                           "/v1/operations/-1", "/v1/operations/99999999999999999999999"}) {
+    EXPECT_EQ(error("GET", path), ErrorCode::kInvalidArgument) << path;
+  }
+}
+
+TEST_F(AdminTest, DeploysASubset) {
+  const Deployment python = random_subset("python", 5, 3);
+  const auto call = parse("POST", "/v1/deployments", "wait=false", subset_body("python", python));
+  ASSERT_TRUE(call) << call.error().message;
+  const auto& post = std::get<PostDeployment>(*call);
+  EXPECT_EQ(post.deployment, python);
+  EXPECT_FALSE(post.wait);
+}
+
+TEST_F(AdminTest, DeploysTheFullModel) {
+  for (const char* body : {R"({"full": true})", R"({"full": true, "name": ""})",
+                           R"({"full": true, "name": "tiny"})"}) {
+    const auto call = parse("POST", "/v1/deployments", "", body);
+    ASSERT_TRUE(call) << body << call.error().message;
+    EXPECT_EQ(std::get<PostDeployment>(*call).deployment, full_deployment()) << body;
+    EXPECT_TRUE(std::get<PostDeployment>(*call).wait);
+  }
+  EXPECT_EQ(std::get<PostDeployment>(
+                *parse("POST", "/v1/deployments", "", R"({"full": true, "name": "all"})"))
+                .deployment.name,
+            "all");
+}
+
+TEST_F(AdminTest, BadDeploymentsAreRefused) {
+  const Deployment python = random_subset("python", 5, 3);
+  const std::vector<std::string> bodies = {
+      "",
+      "[]",
+      "{",
+      "{}",
+      R"({"name": "python"})",
+      R"({"name": 3, "full": true})",
+      R"({"full": "yes"})",
+      R"({"full": true, "extra": 1})",
+      R"({"full": true, "subset": {}})",
+      R"({"name": "python", "subset": {}})",
+      subset_body("", python),
+      subset_body("tiny", python),
+      subset_body("a/b", python),
+      subset_body(std::string(65, 'a'), python),
+      subset_body("python", python, "fingerprint-b"),
+      subset_body("python", random_subset("python", 1, 3)),  // fewer than a token selects
+  };
+  for (const std::string& body : bodies) {
+    EXPECT_EQ(error("POST", "/v1/deployments", "", body), ErrorCode::kInvalidArgument) << body;
+  }
+  EXPECT_EQ(error("POST", "/v1/deployments", "wait=maybe", R"({"full": true})"),
+            ErrorCode::kInvalidArgument);
+}
+
+TEST_F(AdminTest, DeleteTakesEveryFormOfTheName) {
+  const auto name = [this](std::string_view path) {
+    return std::get<DeleteDeployment>(*parse("DELETE", path)).name;
+  };
+  EXPECT_EQ(name("/v1/deployments/python"), "python");
+  EXPECT_EQ(name("/v1/deployments/tiny:python"), "python");
+  EXPECT_EQ(name("/v1/deployments/tiny"), "");
+  EXPECT_EQ(error("DELETE", "/v1/deployments/"), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(error("DELETE", "/v1/deployments/other:python"), ErrorCode::kInvalidArgument);
+  EXPECT_FALSE(
+      std::get<DeleteDeployment>(*parse("DELETE", "/v1/deployments/a", "wait=false")).wait);
+}
+
+TEST(AdminErrors, EnvelopeNamesTheCode) {
+  const json::value body =
+      json::parse(error_body(fail(ErrorCode::kNotFound, "tiny:law is not \"deployed\"")));
+  const json::object& error = body.at("error").as_object();
+  EXPECT_EQ(error.at("message").as_string(), "tiny:law is not \"deployed\"");
+  EXPECT_EQ(error.at("code").as_string(), "not_found");
+  EXPECT_EQ(error.at("type").as_string(), "not_found_error");
+  EXPECT_TRUE(error.at("param").is_null());
+  EXPECT_TRUE(json::parse(error_body(413, "too large")).at("error").at("code").is_null());
+}
+
+/// Status and metrics of a cluster that serves the full model and a subset, with one worker lost.
+class StatusTest : public testing::Test {
+ protected:
+  StatusTest() : sim(test_config()) {
+    sim.finish(sim.start({full_deployment(), random_subset("python", 4, 1)}));
+    sim.add_router(7);
+    sim.routers.at(0).running = {{"python", 3}};
+    sim.advance(std::chrono::seconds(1));
+  }
+  json::value status() const {
+    return json::parse(status_json(sim.status(), {{"2026-01-01T00:00:00Z", "why"}}));
+  }
+  Simulation sim;
+};
+
+TEST_F(StatusTest, SaysWhatRuns) {
+  const json::value all = status();
+  EXPECT_EQ(all.at("model").as_string(), "tiny");
+  EXPECT_EQ(all.at("fingerprint").as_string(), "fingerprint-a");
+  EXPECT_TRUE(all.at("ready").as_bool());
+  EXPECT_EQ(all.at("policy").as_string(), "membership");
+  EXPECT_EQ(all.at("max_workers").as_int64(), 4);
+  ASSERT_EQ(all.at("workers").as_array().size(), 4u);
+  EXPECT_EQ(all.at("workers").at(0).at("state").as_string(), "serving");
+  EXPECT_EQ(all.at("fleet").at("bytes_resident").as_int64(), 4800);
+  EXPECT_EQ(all.at("fleet").at("experts_resident").as_int64(), 48);
+  EXPECT_EQ(all.at("fleet").at("routed_experts").as_int64(), 48);
+  ASSERT_EQ(all.at("deployments").as_array().size(), 2u);
+  const json::value& python = all.at("deployments").at(1);
+  EXPECT_EQ(python.at("served_as").as_string(), "tiny:python");
+  EXPECT_EQ(python.at("state").as_string(), "active");
+  EXPECT_EQ(python.at("experts_per_layer").at("min").as_int64(), 4);
+  EXPECT_EQ(python.at("bytes").as_int64(), 1200);
+  EXPECT_EQ(python.at("running").as_int64(), 3);
+  EXPECT_EQ(python.at("workers").as_array().size(), 1u);
+  EXPECT_EQ(all.at("routers").at(0).at("id").as_int64(), 7);
+  EXPECT_EQ(all.at("routers").at(0).at("epoch").as_int64(), all.at("epoch").as_int64());
+  ASSERT_EQ(all.at("groups").as_array().size(), 2u);  // both keep it; only the full model does
+  EXPECT_TRUE(all.at("lost").as_array().empty());
+  EXPECT_TRUE(all.at("operation").is_null());
+  EXPECT_EQ(all.at("decisions").at(0).at("text").as_string(), "why");
+}
+
+TEST_F(StatusTest, SaysWhatIsLostAndWhom) {
+  const auto python_worker =
+      static_cast<std::uint32_t>(status().at("deployments").at(1).at("workers").at(0).as_int64());
+  sim.crash = "exit status 1";
+  sim.kill_process(WorkerId{python_worker});
+  const json::value all = status();
+  EXPECT_FALSE(all.at("ready").as_bool());
+  ASSERT_EQ(all.at("lost").as_array().size(), 1u);
+  EXPECT_EQ(all.at("lost").at(0).at("worker").as_int64(), python_worker);
+  EXPECT_EQ(all.at("lost").at(0).at("deployments").as_array().size(), 2u);
+  EXPECT_EQ(all.at("lost").at(0).at("experts").as_int64(), 12);
+  EXPECT_EQ(all.at("deployments").at(1).at("lost_workers").as_array().size(), 1u);
+}
+
+TEST_F(StatusTest, MetricsAgree) {
+  sim.crash = "exit status 1";
+  sim.kill_process(WorkerId{0});
+  const std::string text = metrics_text(sim.status());
+  EXPECT_THAT(text, HasSubstr("\nmoiety_coordinator_epoch 2\n"));
+  EXPECT_THAT(text, HasSubstr("moiety_workers{state=\"serving\"} 3\n"));
+  EXPECT_THAT(text, HasSubstr("moiety_workers{state=\"lost\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("\nmoiety_fleet_expert_bytes_resident 3600\n"));
+  EXPECT_THAT(text, HasSubstr("\nmoiety_deployments 2\n"));
+  EXPECT_THAT(text, HasSubstr("\nmoiety_epoch_changes_total 2\n"));
+  EXPECT_THAT(text, HasSubstr("\nmoiety_worker_losses_total 1\n"));
+  EXPECT_THAT(text, HasSubstr("\nmoiety_worker_restarts_total 0\n"));
+}
+
+TEST_F(StatusTest, OperationsAreDescribed) {
+  sim.routers.at(0).confirms = false;
+  const OperationId deployed = sim.deploy(random_subset("german", 4, 9));
+  sim.run();
+  const json::value running = json::parse(operation_json(*sim.state.operation(deployed), "tiny"));
+  EXPECT_EQ(running.at("state").as_string(), "running");
+  EXPECT_THAT(std::string(running.at("waiting_for").as_string()), HasSubstr("router 7 to switch"));
+  EXPECT_EQ(status().at("operation").at("operation_id").as_int64(),
+            static_cast<std::int64_t>(deployed.value));
+  sim.routers.at(0).confirms = true;
+  sim.finish(deployed);
+  const json::value done = json::parse(operation_json(*sim.state.operation(deployed), "tiny"));
+  EXPECT_EQ(done.at("state").as_string(), "succeeded");
+  EXPECT_EQ(done.at("served_as").as_string(), "tiny:german");
+  EXPECT_TRUE(done.at("error").is_null());
+}
+
+}  // namespace
+}  // namespace moiety::coordinator

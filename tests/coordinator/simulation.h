@@ -1,0 +1,136 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <map>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "coordinator/state.h"
+
+namespace moiety::coordinator {
+
+/// A cluster of pretended workers and routers around a ClusterState, with a clock that tests move.
+///
+/// Messages wait in queues, one per direction and peer, until something moves them: run() moves
+/// all, a fuzzer moves one at a time. Every action is checked against the invariants that state.h
+/// promises; a violation is a test failure that prints the trace.
+class Simulation {
+ public:
+  struct Process {
+    std::uint64_t incarnation = 0;
+    bool asked_to_stop = false;
+    bool killed = false;
+    bool frozen = false;    // SIGSTOP: does nothing, but SIGKILL works
+    bool crashing = false;  // ends before it connects
+    std::optional<ConnectionId> connection;
+    std::set<ExpertId> resident;
+    std::deque<proto::ControlMessage> inbox, outbox;
+  };
+  struct Router {
+    RouterId id;
+    std::int64_t pid = 0;
+    std::optional<ConnectionId> connection;
+    bool frozen = false;
+    bool confirms = true;  // answers PublishEpoch
+    bool told_to_end = false;
+    std::vector<EpochView> usable;  // the active view, if any, then those it may switch to
+    Epoch active;
+    std::map<std::string, std::uint64_t> running;
+    std::deque<proto::ControlMessage> inbox, outbox;
+  };
+
+  explicit Simulation(ClusterConfig config);
+
+  // What tests do.
+  OperationId start(std::vector<Deployment> deployments);
+  OperationId deploy(Deployment deployment);
+  OperationId undeploy(const std::string& name);
+  void event(const Event& event);
+  /// A router connects; gives its key in `routers`.
+  int add_router(std::optional<std::uint32_t> id = std::nullopt);
+  void reconnect_router(int key);
+  void close_router(int key);
+  void heartbeat_router(int key);
+  void freeze(WorkerId id) { processes.at(id).frozen = true; }
+  void kill_process(WorkerId id);      // ProcessExited before the connection's end
+  void break_connection(WorkerId id);  // the process lives on
+  /// Sends a Hello as nobody in particular; gives the refusal's text, or "" when it is welcome.
+  std::string knock(proto::Hello hello);
+
+  /// Moves messages until none is left. No time passes.
+  void run();
+  /// Lets time pass in ticks of 50 ms, with heartbeats every 200 ms, moving messages between.
+  void advance(std::chrono::milliseconds time);
+  /// advance() until the operation is done or `limit` has passed; fails the test then.
+  void finish(OperationId id, std::chrono::milliseconds limit = std::chrono::seconds(30));
+
+  bool done(OperationId id) const { return results.contains(id); }
+  bool succeeded(OperationId id) const { return done(id) && !results.at(id); }
+  /// "" when it succeeded or is not done.
+  std::string error(OperationId id) const;
+  ClusterStatus status() const { return state.status(now); }
+  std::set<WorkerId> running() const;
+  std::size_t experts_resident() const;
+  /// The view that the router uses now.
+  const EpochView& view(int router) const { return routers.at(router).usable.front(); }
+  proto::Hello hello(proto::Role role, std::uint32_t id, std::uint64_t incarnation) const;
+
+  // Single steps, for the fuzzer; each gives whether there was something to do.
+  bool step_process(WorkerId id);
+  bool step_router(int key);
+  bool deliver(std::deque<proto::ControlMessage>& outbox, std::optional<ConnectionId> connection);
+  /// Delivers one message of a router, or lets the router take one.
+  bool deliver_one(int key) {
+    return deliver(routers.at(key).outbox, routers.at(key).connection) || step_router(key);
+  }
+  void tick();
+
+  ClusterConfig config;
+  ClusterState state;
+  Clock::time_point now;
+  std::map<WorkerId, Process> processes;
+  std::map<int, Router> routers;
+  std::map<OperationId, std::optional<Error>> results;
+  std::optional<Error> load_error;   // workers answer LoadExperts with it
+  std::optional<std::string> crash;  // new processes end with it
+  bool freeze_new = false;           // new processes are stopped (SIGSTOP) at once
+  bool exited = false;
+  std::vector<std::string> trace;
+  std::uint64_t kills = 0;
+
+ private:
+  void perform(const std::vector<Action>& actions);
+  void check_publish(const EpochView& view);
+  /// No router may use a view that needs what this worker is about to lose.
+  void check_kept(WorkerId id, std::uint64_t incarnation, const std::set<ExpertId>& kept);
+  void end_process(WorkerId id, const std::string& how);
+  ConnectionId new_connection() { return ConnectionId{++connections_}; }
+  std::string tail() const;
+
+  std::uint64_t connections_ = 0;
+  std::uint64_t operations_ = 0;
+  std::int64_t pids_ = 1000;
+  int router_keys_ = 0;
+  Epoch last_published_;
+  // What each incarnation confirmed to the state machine and was not told to drop since.
+  std::map<std::pair<WorkerId, std::uint64_t>, std::set<ExpertId>> confirmed_;
+  std::map<ConnectionId, std::string> refusals_;
+  std::deque<ConnectionId> closing_;
+};
+
+/// `num_layers` layers of `num_routed` routed experts and a shared one, top-2.
+planner::ModelShape test_model(std::int32_t num_layers = 3, std::int32_t num_routed = 16);
+ClusterConfig test_config();
+/// `keep` routed experts per layer, chosen at random.
+Deployment random_subset(const std::string& name,
+                         std::int32_t keep,
+                         std::uint32_t seed,
+                         const planner::ModelShape& model = test_model());
+Deployment full_deployment(const planner::ModelShape& model = test_model());
+
+}  // namespace moiety::coordinator

@@ -1,0 +1,132 @@
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "simulation.h"
+
+namespace moiety::coordinator {
+namespace {
+
+using namespace std::chrono_literals;
+
+/// Random operations, faults and message orders; Simulation checks the invariants at every action.
+/// In the end all faults stop, and the cluster must come to rest in exactly what was asked for.
+void fuzz(std::uint32_t seed) {
+  SCOPED_TRACE(fmt::format("seed {}", seed));
+  std::mt19937 random(seed);
+  const auto chance = [&random](int percent) { return static_cast<int>(random() % 100) < percent; };
+
+  ClusterConfig config = test_config();
+  config.capacity_per_layer = 6;
+  config.restart_workers = seed % 4 != 0;
+  config.operation_timeout = 20s;
+  Simulation sim(config);
+  std::vector<OperationId> operations = {sim.start({full_deployment()})};
+  sim.finish(operations.front());
+  ASSERT_TRUE(sim.succeeded(operations.front()));
+
+  const std::vector<std::string> names = {"", "a", "b", "c"};
+  const auto random_router = [&]() -> int {
+    if (sim.routers.empty()) return -1;
+    return std::next(sim.routers.begin(), static_cast<long>(random() % sim.routers.size()))->first;
+  };
+
+  for (int step = 0; step < 1500 && !testing::Test::HasFailure(); ++step) {
+    if (chance(3)) {
+      const std::string& name = names[random() % names.size()];
+      Deployment deployment =
+          name.empty() ? full_deployment()
+                       : random_subset(name, 4 + static_cast<int>(random() % 4), random());
+      operations.push_back(chance(50) ? sim.deploy(std::move(deployment)) : sim.undeploy(name));
+    }
+    if (sim.routers.size() < 3 && chance(2))
+      sim.add_router(static_cast<std::uint32_t>(1000 + step));
+    if (const int key = random_router(); key >= 0) {
+      Simulation::Router& router = sim.routers.at(key);
+      if (chance(1)) {
+        sim.close_router(key);
+        if (chance(50)) sim.routers.erase(key);  // dead
+      } else if (!router.connection) {
+        sim.reconnect_router(key);  // well within its lease
+      } else {
+        if (chance(10)) router.running = {{names[random() % names.size()], random() % 3}};
+        if (chance(5)) router.confirms = !router.confirms;
+        if (chance(1) && sim.state.published() != nullptr && !sim.processes.empty()) {
+          const auto& [id, process] = *sim.processes.begin();
+          router.outbox.push_back(proto::WorkerSuspect{id, process.incarnation, "fuzz"});
+        }
+        if (chance(30)) sim.heartbeat_router(key);
+      }
+    }
+    if (!sim.processes.empty() && chance(2)) {
+      const WorkerId id =
+          std::next(sim.processes.begin(), static_cast<long>(random() % sim.processes.size()))
+              ->first;
+      switch (random() % 3) {
+        case 0:
+          sim.kill_process(id);
+          break;
+        case 1:
+          if (sim.processes.at(id).connection) sim.break_connection(id);
+          break;
+        default:
+          sim.freeze(id);
+      }
+    }
+    if (chance(2)) sim.load_error = Error{ErrorCode::kIo, "fuzz"};
+    if (chance(20)) sim.load_error.reset();
+
+    // Some messages move, in any order between peers; then perhaps time passes.
+    for (int i = 0; i < 6; ++i) {
+      const WorkerId id{static_cast<std::uint32_t>(random() % config.max_workers)};
+      if (chance(60)) sim.step_process(id);
+      const auto process = sim.processes.find(id);
+      if (process != sim.processes.end() && !process->second.frozen && chance(60)) {
+        sim.deliver(process->second.outbox, process->second.connection);
+      }
+      if (const int key = random_router(); key >= 0) {
+        if (chance(60)) sim.step_router(key);
+        if (chance(60)) sim.deliver(sim.routers.at(key).outbox, sim.routers.at(key).connection);
+      }
+    }
+    if (chance(30)) sim.advance(std::chrono::milliseconds(50 * (1 + random() % 6)));
+  }
+
+  sim.load_error.reset();
+  for (auto& [key, router] : sim.routers) {
+    router.running.clear();
+    router.confirms = true;
+    if (!router.connection) sim.reconnect_router(key);
+  }
+  for (auto& [id, process] : sim.processes) process.frozen = false;
+  sim.advance(std::chrono::seconds(20 * 20));
+  for (OperationId id : operations)
+    EXPECT_TRUE(sim.done(id)) << "operation " << id.value << " never ended";
+  if (!config.restart_workers) {
+    const OperationId last = sim.deploy(random_subset("last", 4, seed));
+    sim.finish(last, 60s);
+    EXPECT_TRUE(sim.succeeded(last)) << sim.error(last);
+    sim.advance(1s);
+  }
+  ASSERT_NE(sim.state.published(), nullptr);
+  const EpochView& view = *sim.state.published();
+  EXPECT_TRUE(sim.status().ready);
+  EXPECT_EQ(sim.running(), view.placement.workers());
+  for (const auto& [id, process] : sim.processes) {
+    const auto experts = view.placement.experts_of(id);
+    EXPECT_EQ(process.resident, std::set<ExpertId>(experts.begin(), experts.end()))
+        << "worker " << id.value;
+  }
+  for (const auto& [key, router] : sim.routers) {
+    EXPECT_EQ(router.active, view.placement.epoch) << "router " << key;
+  }
+}
+
+TEST(StateFuzz, InvariantsHoldUnderRandomEvents) {
+  const char* fixed = std::getenv("MOIETY_FUZZ_SEED");
+  if (fixed != nullptr) return fuzz(static_cast<std::uint32_t>(std::atoi(fixed)));
+  for (std::uint32_t seed = 1; seed <= 60 && !HasFailure(); ++seed) fuzz(seed);
+}
+
+}  // namespace
+}  // namespace moiety::coordinator
