@@ -14,8 +14,11 @@ class AdminClient {
   explicit AdminClient(std::string url) : url_(std::move(url)) {}
 
   /// The JSON answer of a 2xx status. Otherwise the message of the error envelope, with its code.
-  Result<boost::json::value> call(const std::string& method, const std::string& path, const std::string& body = "",
-                                  std::chrono::milliseconds timeout = std::chrono::seconds(10)) const;
+  Result<boost::json::value> call(
+      const std::string& method,
+      const std::string& path,
+      const std::string& body = "",
+      std::chrono::milliseconds timeout = std::chrono::seconds(10)) const;
   const std::string& url() const { return url_; }
 
  private:

@@ -1,16 +1,16 @@
+#include <unistd.h>
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <fstream>
 #include <random>
-#include <unistd.h>
 #include <thread>
 
+#include "checkpoint/checkpoint.h"
 #include "cli/command.h"
 #include "cli/local_cluster.h"
 #include "cli/named_files.h"
 #include "cli/process.h"
-#include "checkpoint/checkpoint.h"
 #include "common/file.h"
 #include "common/ids.h"
 #include "common/thread_pool.h"
@@ -45,21 +45,24 @@ class EmbeddedServer {
   ~EmbeddedServer() {
     if (pid_ > 0) end_process(pid_, std::chrono::seconds(10));
   }
-  Result<std::string> start(const LocalClusterOptions& options, const std::filesystem::path& model) {
+  Result<std::string> start(const LocalClusterOptions& options,
+                            const std::filesystem::path& model) {
     std::error_code ec;
     const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", ec);
-    const std::filesystem::path log =
-        std::filesystem::temp_directory_path() / ("moiety-bench-" + std::to_string(::getpid()) + ".log");
+    const std::filesystem::path log = std::filesystem::temp_directory_path() /
+                                      ("moiety-bench-" + std::to_string(::getpid()) + ".log");
     std::filesystem::remove(log, ec);
     MOIETY_ASSIGN(pid_, start_process(self,
-                                      {"serve", "--json", "--port", "0", "--model", model.string(), "--dtype",
-                                       options.dtype, "--kernels", options.kernels, "--served-model-name", "bench"},
+                                      {"serve", "--json", "--port", "0", "--model", model.string(),
+                                       "--dtype", options.dtype, "--kernels", options.kernels,
+                                       "--served-model-name", "bench"},
                                       {}, log));
     const Deadline deadline = Clock::now() + std::chrono::seconds(120);
     while (Clock::now() < deadline && !interrupted()) {
       if (auto status = poll_process(pid_)) {
         pid_ = -1;
-        return fail(ErrorCode::kUnavailable, "moiety serve ended with " + describe_status(*status) + ":\n" + tail(log, 5));
+        return fail(ErrorCode::kUnavailable,
+                    "moiety serve ended with " + describe_status(*status) + ":\n" + tail(log, 5));
       }
       const auto text = read_file(log);
       const std::size_t at = text ? text->find("{\"url\":\"") : std::string::npos;
@@ -84,7 +87,8 @@ double metric(const std::string& page, const std::string& name) {
     const std::size_t end = std::min(page.find('\n', begin), page.size());
     const std::string_view line(page.data() + begin, end - begin);
     begin = end + 1;
-    if (!line.starts_with(name) || (line.size() > name.size() && line[name.size()] != ' ' && line[name.size()] != '{')) {
+    if (!line.starts_with(name) ||
+        (line.size() > name.size() && line[name.size()] != ' ' && line[name.size()] != '{')) {
       continue;
     }
     sum += std::strtod(line.data() + line.rfind(' '), nullptr);
@@ -93,12 +97,16 @@ double metric(const std::string& page, const std::string& name) {
 }
 
 Result<std::string> metrics_page(const Subject& subject) {
-  MOIETY_ASSIGN(http::Response response, http::request("GET", subject.url + "/metrics", "", std::chrono::seconds(10)));
+  MOIETY_ASSIGN(http::Response response,
+                http::request("GET", subject.url + "/metrics", "", std::chrono::seconds(10)));
   return std::move(response.body);
 }
 
 /// One round: all streams at once; tokens (prompt and generated) per second.
-Result<double> run_round(const BenchFlags& flags, const Subject& subject, std::int32_t vocab, std::uint64_t seed) {
+Result<double> run_round(const BenchFlags& flags,
+                         const Subject& subject,
+                         std::int32_t vocab,
+                         std::uint64_t seed) {
   std::atomic<std::int64_t> tokens{0};
   std::vector<Result<void>> outcomes(static_cast<std::size_t>(flags.streams));
   std::vector<std::thread> threads;
@@ -110,16 +118,20 @@ Result<double> run_round(const BenchFlags& flags, const Subject& subject, std::i
       for (std::int32_t i = 0; i < flags.prompt_tokens; ++i) {
         prompt.push_back(static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(vocab)));
       }
-      const json::object body{{"model", "bench"},        {"prompt", prompt},     {"max_tokens", flags.max_tokens},
-                              {"temperature", 0},        {"ignore_eos", true}};
-      const auto response =
-          http::request("POST", subject.url + "/v1/completions", json::serialize(body), std::chrono::seconds(600));
+      const json::object body{{"model", "bench"},
+                              {"prompt", prompt},
+                              {"max_tokens", flags.max_tokens},
+                              {"temperature", 0},
+                              {"ignore_eos", true}};
+      const auto response = http::request("POST", subject.url + "/v1/completions",
+                                          json::serialize(body), std::chrono::seconds(600));
       Result<void>& outcome = outcomes[static_cast<std::size_t>(stream)];
       if (!response) {
         outcome = response.error();
       } else if (response->status != 200) {
-        outcome = fail(ErrorCode::kInternal, subject.name + ": status " + std::to_string(response->status) + ": " +
-                                                 response->body);
+        outcome = fail(
+            ErrorCode::kInternal,
+            subject.name + ": status " + std::to_string(response->status) + ": " + response->body);
       } else {
         tokens += flags.prompt_tokens + flags.max_tokens;
       }
@@ -157,7 +169,8 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
     options.port = options.admin_port = 0;
     options.workers = static_cast<std::uint32_t>(std::strtoul(count.c_str(), nullptr, 10));
     if (options.workers == 0 || options.workers > 64) {
-      return fail(ErrorCode::kInvalidArgument, "--workers " + flags.workers + ": must be counts from 1 to 64, with commas");
+      return fail(ErrorCode::kInvalidArgument,
+                  "--workers " + flags.workers + ": must be counts from 1 to 64, with commas");
     }
     options.run_dir = std::filesystem::temp_directory_path() /
                       ("moiety-bench-" + std::to_string(::getpid()) + "-" + count);
@@ -177,8 +190,10 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
     for (std::int32_t round = 1; round <= flags.rounds; ++round) {
       for (Subject& subject : subjects) {
         if (interrupted()) return interrupted_error();
-        progress.update("round " + std::to_string(round) + " of " + std::to_string(flags.rounds) + ": " + subject.name);
-        MOIETY_ASSIGN(const double rate, run_round(flags, subject, vocab, static_cast<std::uint64_t>(round)));
+        progress.update("round " + std::to_string(round) + " of " + std::to_string(flags.rounds) +
+                        ": " + subject.name);
+        MOIETY_ASSIGN(const double rate,
+                      run_round(flags, subject, vocab, static_cast<std::uint64_t>(round)));
         subject.tokens_per_second.push_back(rate);
       }
     }
@@ -186,30 +201,39 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
   for (std::size_t i = 0; i < subjects.size(); ++i) {
     Subject& subject = subjects[i];
     MOIETY_ASSIGN(const std::string after, metrics_page(subject));
-    const auto delta = [&](const char* name) { return metric(after, name) - metric(before[i], name); };
+    const auto delta = [&](const char* name) {
+      return metric(after, name) - metric(before[i], name);
+    };
     subject.layers = delta("moiety_moe_layers_total");
     if (subject.layers == 0) continue;
     subject.wait_us = 1e6 * delta("moiety_layer_wait_seconds_total") / subject.layers;
     subject.compute_us = 1e6 * delta("moiety_layer_compute_seconds_total") / subject.layers;
-    subject.fan_out = delta("moiety_dispatch_row_copies_total") / delta("moiety_dispatch_rows_total");
+    subject.fan_out =
+        delta("moiety_dispatch_row_copies_total") / delta("moiety_dispatch_rows_total");
   }
 
   const double reference = median(subjects[0].tokens_per_second);
   json::array results;
   if (!flags.json) {
-    std::printf("%s, %s, %zu cores; %d streams of %d + %d tokens, median of %d rounds\n\n", model.filename().c_str(),
-                std::string(kernels::variant_name(variant)).c_str(), available_cores(), flags.streams,
-                flags.prompt_tokens, flags.max_tokens, flags.rounds);
-    std::printf("%-12s %10s %18s %12s %10s %12s %12s %12s\n", "", "tokens/s", "lowest to highest", "of embedded",
-                "fan-out", "layer us", "compute us", "fabric us");
+    std::printf("%s, %s, %zu cores; %d streams of %d + %d tokens, median of %d rounds\n\n",
+                model.filename().c_str(), std::string(kernels::variant_name(variant)).c_str(),
+                available_cores(), flags.streams, flags.prompt_tokens, flags.max_tokens,
+                flags.rounds);
+    std::printf("%-12s %10s %18s %12s %10s %12s %12s %12s\n", "", "tokens/s", "lowest to highest",
+                "of embedded", "fan-out", "layer us", "compute us", "fabric us");
   }
   for (const Subject& subject : subjects) {
     const double rate = median(subject.tokens_per_second);
-    const auto [low, high] = std::minmax_element(subject.tokens_per_second.begin(), subject.tokens_per_second.end());
-    json::object result{{"name", subject.name}, {"tokens_per_second", rate}, {"lowest", *low}, {"highest", *high},
+    const auto [low, high] =
+        std::minmax_element(subject.tokens_per_second.begin(), subject.tokens_per_second.end());
+    json::object result{{"name", subject.name},
+                        {"tokens_per_second", rate},
+                        {"lowest", *low},
+                        {"highest", *high},
                         {"of_embedded", rate / reference}};
     if (!flags.json) {
-      std::printf("%-12s %10.0f %8.0f to %6.0f %11.1f%%", subject.name.c_str(), rate, *low, *high, 100 * rate / reference);
+      std::printf("%-12s %10.0f %8.0f to %6.0f %11.1f%%", subject.name.c_str(), rate, *low, *high,
+                  100 * rate / reference);
     }
     if (subject.layers > 0) {
       result["fan_out"] = subject.fan_out;
@@ -217,8 +241,8 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
       result["slowest_worker_compute_us"] = subject.compute_us;
       result["fabric_us"] = subject.wait_us - subject.compute_us;
       if (!flags.json) {
-        std::printf(" %10.2f %12.1f %12.1f %12.1f", subject.fan_out, subject.wait_us, subject.compute_us,
-                    subject.wait_us - subject.compute_us);
+        std::printf(" %10.2f %12.1f %12.1f %12.1f", subject.fan_out, subject.wait_us,
+                    subject.compute_us, subject.wait_us - subject.compute_us);
       }
     }
     if (!flags.json) std::printf("\n");
@@ -244,21 +268,32 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
 void add_bench(CLI::App& app, Chosen& chosen) {
   CLI::App* bench = app.add_subcommand("bench", "Measure on this machine");
   bench->require_subcommand(1);
-  CLI::App* command = bench->add_subcommand(
-      "cluster", "Throughput of embedded mode and of a router with 1, 2, 4 workers, and what the fabric adds to a layer");
+  CLI::App* command = bench->add_subcommand("cluster",
+                                            "Throughput of embedded mode and of a router with 1, "
+                                            "2, 4 workers, and what the fabric adds to a layer");
   auto flags = std::make_shared<BenchFlags>();
-  command->add_option("-m,--model", flags->cluster.model, "Checkpoint folder; the bundled one unless given");
+  command->add_option("-m,--model", flags->cluster.model,
+                      "Checkpoint folder; the bundled one unless given");
   command->add_option("--workers", flags->workers, "Fleet sizes to compare")->capture_default_str();
   command->add_option("--combine", flags->cluster.combine, "per_worker or per_expert")
       ->check(CLI::IsMember({"per_worker", "per_expert"}))
       ->capture_default_str();
   command->add_option("--kernels", flags->cluster.kernels, "Kernel variant")->capture_default_str();
-  command->add_option("--streams", flags->streams, "Requests at once")->check(CLI::Range(1, 64))->capture_default_str();
-  command->add_option("--prompt-tokens", flags->prompt_tokens, "Prompt length")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--max-tokens", flags->max_tokens, "Generated tokens")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--rounds", flags->rounds, "Rounds per server, interleaved")->check(CLI::Range(1, 100))->capture_default_str();
+  command->add_option("--streams", flags->streams, "Requests at once")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  command->add_option("--prompt-tokens", flags->prompt_tokens, "Prompt length")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--max-tokens", flags->max_tokens, "Generated tokens")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--rounds", flags->rounds, "Rounds per server, interleaved")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
   command->add_flag("--json", flags->json, "Print JSON");
-  command->callback([flags, &chosen] { chosen.run = [flags] { return run_bench_cluster(*flags); }; });
+  command->callback(
+      [flags, &chosen] { chosen.run = [flags] { return run_bench_cluster(*flags); }; });
 }
 
 }  // namespace moiety::cli

@@ -20,13 +20,16 @@ struct AdminFlags {
   std::string admin = "http://127.0.0.1:8001";
   bool json = false;
   void add_to(CLI::App& command) {
-    command.add_option("--admin", admin, "Coordinator's admin address")->envname("MOIETY_ADMIN")->capture_default_str();
+    command.add_option("--admin", admin, "Coordinator's admin address")
+        ->envname("MOIETY_ADMIN")
+        ->capture_default_str();
     command.add_flag("--json", json, "Print JSON");
   }
 };
 
 void add_status(CLI::App& app, Chosen& chosen) {
-  CLI::App* command = app.add_subcommand("status", "Show a running cluster: fleet, deployments, groups, what is lost");
+  CLI::App* command = app.add_subcommand(
+      "status", "Show a running cluster: fleet, deployments, groups, what is lost");
   auto flags = std::make_shared<AdminFlags>();
   flags->add_to(*command);
   command->callback([flags, &chosen] {
@@ -53,9 +56,11 @@ struct DeployFlags {
 };
 
 Result<void> run_deploy(const DeployFlags& flags) {
-  if ((flags.subset.empty() ? 0 : 1) + (flags.profile.empty() ? 0 : 1) + (flags.full ? 1 : 0) != 1) {
-    return fail(ErrorCode::kInvalidArgument,
-                "deploy needs one of --subset FILE, --profile FILE with --domains and --keep, or --full");
+  if ((flags.subset.empty() ? 0 : 1) + (flags.profile.empty() ? 0 : 1) + (flags.full ? 1 : 0) !=
+      1) {
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "deploy needs one of --subset FILE, --profile FILE with --domains and --keep, or --full");
   }
   json::object body{{"name", flags.name}};
   if (flags.full) {
@@ -66,7 +71,8 @@ Result<void> run_deploy(const DeployFlags& flags) {
       MOIETY_ASSIGN(subset, read_file(flags.subset));
     } else {
       if (flags.domains.empty() || flags.keep == 0) {
-        return fail(ErrorCode::kInvalidArgument, "deploy --profile also needs --domains A[,B] and --keep K");
+        return fail(ErrorCode::kInvalidArgument,
+                    "deploy --profile also needs --domains A[,B] and --keep K");
       }
       MOIETY_ASSIGN(const planner::Subset selected,
                     select_from_profile(flags.profile, split_commas(flags.domains), flags.keep));
@@ -74,10 +80,13 @@ Result<void> run_deploy(const DeployFlags& flags) {
     }
     boost::system::error_code ec;
     body["subset"] = json::parse(subset, ec);
-    if (ec) return fail(ErrorCode::kInvalidArgument, flags.subset + ": is not valid JSON: " + ec.message());
+    if (ec)
+      return fail(ErrorCode::kInvalidArgument,
+                  flags.subset + ": is not valid JSON: " + ec.message());
   }
   AdminClient admin(flags.admin.admin);
-  MOIETY_ASSIGN(const json::value done, admin.call("POST", "/v1/deployments", json::serialize(body), kChangeTimeout));
+  MOIETY_ASSIGN(const json::value done,
+                admin.call("POST", "/v1/deployments", json::serialize(body), kChangeTimeout));
   if (flags.admin.json) {
     print_json(done);
   } else {
@@ -90,28 +99,34 @@ Result<void> run_deploy(const DeployFlags& flags) {
 }
 
 void add_deploy(CLI::App& app, Chosen& chosen) {
-  CLI::App* command = app.add_subcommand("deploy", "Serve a subset under MODEL:NAME on a running cluster");
+  CLI::App* command =
+      app.add_subcommand("deploy", "Serve a subset under MODEL:NAME on a running cluster");
   auto flags = std::make_shared<DeployFlags>();
   flags->admin.add_to(*command);
-  command->add_option("name", flags->name, "Deployment name (the model's own name with --full)")->required();
+  command->add_option("name", flags->name, "Deployment name (the model's own name with --full)")
+      ->required();
   command->add_option("--subset", flags->subset, "Subset file");
   command->add_option("--profile", flags->profile, "Profile file to select from");
   command->add_option("--domains", flags->domains, "Domains of the profile, A[,B]");
-  command->add_option("--keep", flags->keep, "Experts to keep per layer and domain, shared ones included");
+  command->add_option("--keep", flags->keep,
+                      "Experts to keep per layer and domain, shared ones included");
   command->add_flag("--full", flags->full, "Deploy the full model");
   command->callback([flags, &chosen] { chosen.run = [flags] { return run_deploy(*flags); }; });
 }
 
 void add_undeploy(CLI::App& app, Chosen& chosen) {
-  CLI::App* command = app.add_subcommand(
-      "undeploy", "Stop serving a deployment: new requests get 404, running ones finish, workers that nobody needs end");
+  CLI::App* command = app.add_subcommand("undeploy",
+                                         "Stop serving a deployment: new requests get 404, running "
+                                         "ones finish, workers that nobody needs end");
   struct Flags {
     AdminFlags admin;
     std::string name;
   };
   auto flags = std::make_shared<Flags>();
   flags->admin.add_to(*command);
-  command->add_option("name", flags->name, "Deployment name; the model's own name for the full model")->required();
+  command
+      ->add_option("name", flags->name, "Deployment name; the model's own name for the full model")
+      ->required();
   command->callback([flags, &chosen] {
     chosen.run = [flags]() -> Result<void> {
       AdminClient admin(flags->admin.admin);
@@ -131,7 +146,8 @@ void add_undeploy(CLI::App& app, Chosen& chosen) {
 }
 
 void add_down(CLI::App& app, Chosen& chosen) {
-  CLI::App* command = app.add_subcommand("down", "End a running cluster: coordinator, routers and workers");
+  CLI::App* command =
+      app.add_subcommand("down", "End a running cluster: coordinator, routers and workers");
   auto flags = std::make_shared<AdminFlags>();
   flags->add_to(*command);
   command->callback([flags, &chosen] {
@@ -142,8 +158,9 @@ void add_down(CLI::App& app, Chosen& chosen) {
       while (admin.call("GET", "/health")) {
         if (interrupted()) return interrupted_error();
         if (Clock::now() > deadline) {
-          return fail(ErrorCode::kDeadlineExceeded, "the coordinator at " + flags->admin + " is still there after " +
-                                                        std::to_string(kDownTimeout.count()) + " s");
+          return fail(ErrorCode::kDeadlineExceeded,
+                      "the coordinator at " + flags->admin + " is still there after " +
+                          std::to_string(kDownTimeout.count()) + " s");
         }
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
       }

@@ -38,7 +38,9 @@ void remove_interrupt_handler() {
 bool interrupted() { return g_interrupted; }
 Error interrupted_error() { return fail(ErrorCode::kCancelled, "interrupted"); }
 
-void print_json(const boost::json::value& value) { std::cout << boost::json::serialize(value) << std::endl; }
+void print_json(const boost::json::value& value) {
+  std::cout << boost::json::serialize(value) << std::endl;
+}
 
 std::string human_bytes(double bytes) {
   static constexpr std::array kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};

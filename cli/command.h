@@ -31,11 +31,13 @@ void print_json(const boost::json::value& value);
 /// "1.5 GiB"
 std::string human_bytes(double bytes);
 
-/// True once Ctrl-C (or SIGTERM) was pressed; long loops look at it and end with kCancelled. Installed by main.
+/// True once Ctrl-C (or SIGTERM) was pressed; long loops look at it and end with kCancelled.
+/// Installed by main.
 bool interrupted();
 Error interrupted_error();
 
-/// A line on stderr that is overwritten in place while it is a terminal, and silent otherwise or when turned off.
+/// A line on stderr that is overwritten in place while it is a terminal, and silent otherwise or
+/// when turned off.
 class Progress {
  public:
   explicit Progress(bool enabled);

@@ -35,7 +35,9 @@ std::int32_t top1(std::span<const float> logits) {
 }
 
 /// Scores one document under the full model, and under the mask if there is one.
-Result<Score> score_document(OfflineModel& offline, std::span<const std::int32_t> tokens, const GateMask* mask) {
+Result<Score> score_document(OfflineModel& offline,
+                             std::span<const std::int32_t> tokens,
+                             const GateMask* mask) {
   Score score;
   const auto vocab = static_cast<std::size_t>(offline.model->architecture().vocab_size);
   std::vector<std::int32_t> full_choice(tokens.size());
@@ -43,25 +45,29 @@ Result<Score> score_document(OfflineModel& offline, std::span<const std::int32_t
     for (std::size_t row = 0; row < result.failed.size(); ++row) {
       const std::size_t position = static_cast<std::size_t>(first) + row;
       if (position + 1 >= tokens.size()) return;
-      visit(position, std::span(result.logits).subspan(row * vocab, vocab), result.masked_mass[row]);
+      visit(position, std::span(result.logits).subspan(row * vocab, vocab),
+            result.masked_mass[row]);
     }
   };
-  MOIETY_TRY(run_sequence(offline, tokens, nullptr, SequenceChunk::Logits::kAll, {}, 256,
-                          [&](std::int32_t first, const StepResult& result) {
-                            each_prediction(first, result, [&](std::size_t at, std::span<const float> logits, float) {
-                              score.full_loss -= log_probability(logits, tokens[at + 1]);
-                              full_choice[at] = top1(logits);
-                              ++score.tokens;
-                            });
-                          }));
+  MOIETY_TRY(run_sequence(
+      offline, tokens, nullptr, SequenceChunk::Logits::kAll, {}, 256,
+      [&](std::int32_t first, const StepResult& result) {
+        each_prediction(first, result, [&](std::size_t at, std::span<const float> logits, float) {
+          score.full_loss -= log_probability(logits, tokens[at + 1]);
+          full_choice[at] = top1(logits);
+          ++score.tokens;
+        });
+      }));
   if (mask == nullptr) return score;
   MOIETY_TRY(run_sequence(offline, tokens, mask, SequenceChunk::Logits::kAll, {}, 256,
                           [&](std::int32_t first, const StepResult& result) {
-                            each_prediction(first, result, [&](std::size_t at, std::span<const float> logits, float mass) {
-                              score.subset_loss -= log_probability(logits, tokens[at + 1]);
-                              score.agreed += top1(logits) == full_choice[at] ? 1 : 0;
-                              score.masked_mass += mass;
-                            });
+                            each_prediction(
+                                first, result,
+                                [&](std::size_t at, std::span<const float> logits, float mass) {
+                                  score.subset_loss -= log_probability(logits, tokens[at + 1]);
+                                  score.agreed += top1(logits) == full_choice[at] ? 1 : 0;
+                                  score.masked_mass += mass;
+                                });
                           }));
   return score;
 }
@@ -80,11 +86,12 @@ boost::json::object to_json(const Score& score, bool with_subset) {
 
 void print_row(const std::string& name, const Score& score, bool with_subset) {
   const auto n = static_cast<double>(std::max<std::int64_t>(score.tokens, 1));
-  std::printf("%-32s %8lld %10.4f", name.c_str(), static_cast<long long>(score.tokens), score.full_loss / n);
+  std::printf("%-32s %8lld %10.4f", name.c_str(), static_cast<long long>(score.tokens),
+              score.full_loss / n);
   if (with_subset) {
     std::printf(" %10.4f %+8.2f%% %9.1f%% %11.3f", score.subset_loss / n,
-                100 * (score.subset_loss / score.full_loss - 1), 100 * static_cast<double>(score.agreed) / n,
-                score.masked_mass / n);
+                100 * (score.subset_loss / score.full_loss - 1),
+                100 * static_cast<double>(score.agreed) / n, score.masked_mass / n);
   }
   std::printf("\n");
 }
@@ -96,7 +103,8 @@ Result<void> run_eval(const EvalFlags& flags) {
     MOIETY_ASSIGN(const KeptExperts kept, load_subset(flags.subset, offline.shape));
     mask = make_gate_mask(kept, offline.checkpoint->architecture());
     if (mask == nullptr) {
-      return fail(ErrorCode::kInvalidArgument, flags.subset + ": keeps every expert, there is nothing to compare");
+      return fail(ErrorCode::kInvalidArgument,
+                  flags.subset + ": keeps every expert, there is nothing to compare");
     }
   }
   const bool with_subset = mask != nullptr;
@@ -104,7 +112,8 @@ Result<void> run_eval(const EvalFlags& flags) {
   Score total;
   if (!flags.model.json) {
     std::printf("%-32s %8s %10s", "text", "tokens", "full");
-    if (with_subset) std::printf(" %10s %9s %10s %11s", "subset", "change", "same top-1", "masked mass");
+    if (with_subset)
+      std::printf(" %10s %9s %10s %11s", "subset", "change", "same top-1", "masked mass");
     std::printf("\n");
   }
   for (const std::string& file : flags.texts) {
@@ -116,13 +125,16 @@ Result<void> run_eval(const EvalFlags& flags) {
     {
       Progress progress(!flags.model.json);
       for (std::size_t i = 0; i < texts.size(); ++i) {
-        progress.update(file + ": document " + std::to_string(i + 1) + " of " + std::to_string(texts.size()));
-        const std::vector<std::int32_t> tokens = document_tokens(offline, texts[i], flags.max_tokens);
+        progress.update(file + ": document " + std::to_string(i + 1) + " of " +
+                        std::to_string(texts.size()));
+        const std::vector<std::int32_t> tokens =
+            document_tokens(offline, texts[i], flags.max_tokens);
         MOIETY_ASSIGN(const Score one, score_document(offline, tokens, mask.get()));
         score.add(one);
       }
     }
-    if (score.tokens == 0) return fail(ErrorCode::kInvalidArgument, file + ": has no text of two tokens");
+    if (score.tokens == 0)
+      return fail(ErrorCode::kInvalidArgument, file + ": has no text of two tokens");
     if (flags.model.json) {
       boost::json::object object = to_json(score, with_subset);
       object["text"] = file;
@@ -147,7 +159,10 @@ void add_eval(CLI::App& app, Chosen& chosen) {
       "eval", "Loss per token (nats) of the full model and of a subset, on the same text");
   auto flags = std::make_shared<EvalFlags>();
   flags->model.add_to(*command);
-  command->add_option("--text", flags->texts, "JSONL file with a \"text\" in each line; repeat for more")->required();
+  command
+      ->add_option("--text", flags->texts,
+                   "JSONL file with a \"text\" in each line; repeat for more")
+      ->required();
   command->add_option("--subset", flags->subset, "Subset file to compare with the full model");
   command->add_option("--max-tokens", flags->max_tokens, "Cut documents at this many tokens")
       ->check(CLI::Range(2, 1 << 20))

@@ -23,12 +23,17 @@ constexpr std::chrono::seconds kStopGrace{15};
 
 Result<std::filesystem::path> bundled_model() {
   std::error_code ec;
-  const std::filesystem::path bin = std::filesystem::read_symlink("/proc/self/exe", ec).parent_path();
-  for (const char* relative : {"../../models/moiety-tiny-emo", "../share/moiety/models/moiety-tiny-emo"}) {
+  const std::filesystem::path bin =
+      std::filesystem::read_symlink("/proc/self/exe", ec).parent_path();
+  std::string tried;
+  for (const char* relative :
+       {"../../models/moiety-tiny-emo", "../share/moiety/models/moiety-tiny-emo"}) {
     const std::filesystem::path folder = (bin / relative).lexically_normal();
     if (std::filesystem::exists(folder / "config.json", ec)) return folder;
+    tried += (tried.empty() ? "" : " or ") + folder.string();
   }
-  return fail(ErrorCode::kNotFound, "the bundled checkpoint is not where it was installed: name one with --model DIR");
+  return fail(ErrorCode::kNotFound,
+              "the bundled checkpoint is not at " + tried + ": name one with --model DIR");
 }
 
 LocalCluster::LocalCluster(LocalCluster&& other) noexcept
@@ -52,12 +57,13 @@ void LocalCluster::stop() {
 Error LocalCluster::failure(const std::string& process, int status) const {
   std::error_code ec;
   const std::filesystem::path log = run_dir_ / (process + ".log");
-  return fail(ErrorCode::kUnavailable, "the " + process + " ended with " + describe_status(status) + "; the end of " +
-                                           log.string() + ":\n" + tail(log, 5));
+  return fail(ErrorCode::kUnavailable, "the " + process + " ended with " + describe_status(status) +
+                                           "; the end of " + log.string() + ":\n" + tail(log, 5));
 }
 
 std::optional<std::optional<Error>> LocalCluster::ended() {
-  const std::pair<pid_t*, const char*> processes[] = {{&coordinator_, "coordinator"}, {&router_, "router"}};
+  const std::pair<pid_t*, const char*> processes[] = {{&coordinator_, "coordinator"},
+                                                      {&router_, "router"}};
   for (const auto& [pid, name] : processes) {
     if (*pid <= 0) continue;
     const auto status = poll_process(*pid);
@@ -85,27 +91,34 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, bool progr
   run_dir_ = options.run_dir.empty()
                  ? std::filesystem::temp_directory_path() /
                        ("moiety-" + std::to_string(::getuid()) + "-" +
-                        (options.admin_port != 0 ? std::to_string(options.admin_port) : "p" + std::to_string(::getpid())))
+                        (options.admin_port != 0 ? std::to_string(options.admin_port)
+                                                 : "p" + std::to_string(::getpid())))
                  : options.run_dir;
   std::error_code ec;
   std::filesystem::create_directories(run_dir_, ec);
-  if (ec) return fail(ErrorCode::kIo, run_dir_.string() + ": cannot make this folder: " + ec.message());
-  for (const char* log : {"coordinator.log", "router.log"}) std::filesystem::remove(run_dir_ / log, ec);
+  if (ec)
+    return fail(ErrorCode::kIo, run_dir_.string() + ": cannot make this folder: " + ec.message());
+  for (const char* log : {"coordinator.log", "router.log"})
+    std::filesystem::remove(run_dir_ / log, ec);
 
-  std::vector<std::string> arguments = {"--model",       model.string(),
-                                        "--workers",     std::to_string(options.workers),
-                                        "--placement",   options.placement,
-                                        "--admin-host",  "127.0.0.1",
-                                        "--admin-port",  std::to_string(options.admin_port),
-                                        "--dtype",       options.dtype,
-                                        "--kernels",     options.kernels,
-                                        "--run-dir",     run_dir_.string()};
-  if (options.capacity > 0) arguments.insert(arguments.end(), {"--capacity", std::to_string(options.capacity)});
-  if (!options.served_name.empty()) arguments.insert(arguments.end(), {"--served-model-name", options.served_name});
+  std::vector<std::string> arguments = {"--model",      model.string(),
+                                        "--workers",    std::to_string(options.workers),
+                                        "--placement",  options.placement,
+                                        "--admin-host", "127.0.0.1",
+                                        "--admin-port", std::to_string(options.admin_port),
+                                        "--dtype",      options.dtype,
+                                        "--kernels",    options.kernels,
+                                        "--run-dir",    run_dir_.string()};
+  if (options.capacity > 0)
+    arguments.insert(arguments.end(), {"--capacity", std::to_string(options.capacity)});
+  if (!options.served_name.empty())
+    arguments.insert(arguments.end(), {"--served-model-name", options.served_name});
   if (options.worker_threads > 0) {
-    arguments.insert(arguments.end(), {"--threads-per-worker", std::to_string(options.worker_threads)});
+    arguments.insert(arguments.end(),
+                     {"--threads-per-worker", std::to_string(options.worker_threads)});
   }
-  for (const std::string& deployment : options.deployments) arguments.insert(arguments.end(), {"--deploy", deployment});
+  for (const std::string& deployment : options.deployments)
+    arguments.insert(arguments.end(), {"--deploy", deployment});
   if (!options.full) arguments.emplace_back("--no-full");
   if (!options.restart_workers) arguments.emplace_back("--no-restart-workers");
 
@@ -121,14 +134,15 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, bool progr
       if (interrupted()) return interrupted_error();
       if (Clock::now() > deadline) {
         return fail(ErrorCode::kDeadlineExceeded, "still waiting for " + what + " after " +
-                                                      std::to_string(kStartTimeout.count()) + " s; logs are in " +
-                                                      run_dir_.string());
+                                                      std::to_string(kStartTimeout.count()) +
+                                                      " s; logs are in " + run_dir_.string());
       }
       std::this_thread::sleep_for(kPoll);
     }
   };
 
-  MOIETY_ASSIGN(coordinator_, start_process(coordinator, arguments, {}, run_dir_ / "coordinator.log"));
+  MOIETY_ASSIGN(coordinator_,
+                start_process(coordinator, arguments, {}, run_dir_ / "coordinator.log"));
   json::value info;
   MOIETY_TRY(wait_for("the coordinator", [&] {
     const auto text = read_file(run_dir_ / "coordinator.json");
@@ -139,17 +153,27 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, bool progr
   const auto field = [&](const char* name) { return std::string(info.at(name).as_string()); };
   admin_url_ = "http://" + field("admin_address");
 
-  arguments = {"--model",       model.string(),
-               "--coordinator", field("control_address"),
-               "--host",        options.host,
-               "--port",        std::to_string(options.port),
-               "--threads",     std::to_string(options.router_threads),
-               "--dtype",       options.dtype,
-               "--kernels",     options.kernels,
-               "--combine",     options.combine,
-               "--reply-timeout-ms", std::to_string(options.reply_timeout_ms)};
+  arguments = {"--model",
+               model.string(),
+               "--coordinator",
+               field("control_address"),
+               "--host",
+               options.host,
+               "--port",
+               std::to_string(options.port),
+               "--threads",
+               std::to_string(options.router_threads),
+               "--dtype",
+               options.dtype,
+               "--kernels",
+               options.kernels,
+               "--combine",
+               options.combine,
+               "--reply-timeout-ms",
+               std::to_string(options.reply_timeout_ms)};
   arguments.insert(arguments.end(), {"--served-model-name", field("model")});
-  MOIETY_ASSIGN(router_, start_process(router, arguments, {{"MOIETY_TOKEN", field("token")}}, run_dir_ / "router.log"));
+  MOIETY_ASSIGN(router_, start_process(router, arguments, {{"MOIETY_TOKEN", field("token")}},
+                                       run_dir_ / "router.log"));
   const AdminClient admin(admin_url_);
   MOIETY_TRY(wait_for("the router", [&] {
     const auto status = admin.call("GET", "/v1/status");

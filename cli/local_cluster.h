@@ -13,10 +13,10 @@
 namespace moiety::cli {
 
 struct LocalClusterOptions {
-  std::filesystem::path model;    ///< empty: the bundled checkpoint
+  std::filesystem::path model;  ///< empty: the bundled checkpoint
   std::string served_name;
   std::uint32_t workers = 4;
-  std::uint32_t capacity = 0;     ///< 0: ceil(routed experts / workers)
+  std::uint32_t capacity = 0;  ///< 0: ceil(routed experts / workers)
   std::string placement = "membership";
   std::vector<std::string> deployments;  ///< NAME=FILE
   bool full = true;
@@ -37,7 +37,8 @@ struct LocalClusterOptions {
 /// The destructor ends them, unless release() was called.
 class LocalCluster {
  public:
-  /// Starts both and waits until requests are served. Errors carry the last lines of the log of the process that failed.
+  /// Starts both and waits until requests are served. Errors carry the last lines of the log of the
+  /// process that failed.
   static Result<LocalCluster> start(const LocalClusterOptions& options, bool progress);
   LocalCluster(LocalCluster&& other) noexcept;
   LocalCluster& operator=(LocalCluster&&) = delete;
@@ -49,7 +50,8 @@ class LocalCluster {
   pid_t coordinator_pid() const { return coordinator_; }
   pid_t router_pid() const { return router_; }
 
-  /// Set once either process has ended: no error when both ended well (`moiety down`), else what happened.
+  /// Set once either process has ended: no error when both ended well (`moiety down`), else what
+  /// happened.
   std::optional<std::optional<Error>> ended();
   /// Ends everything, in order, with bounded waits.
   void stop();
@@ -68,7 +70,8 @@ class LocalCluster {
   std::filesystem::path run_dir_;
 };
 
-/// The checkpoint that comes with Moiety: beside the sources or in share/moiety of the installation.
+/// The checkpoint that comes with Moiety: beside the sources or in share/moiety of the
+/// installation.
 Result<std::filesystem::path> bundled_model();
 
 }  // namespace moiety::cli

@@ -7,9 +7,10 @@
 
 int main(int argc, char** argv) {
   using namespace moiety;
-  init_logging("moiety");
+  init_logging("moiety", LogLevel::kWarning);
   cli::install_interrupt_handler();
-  CLI::App app("Moiety serves the part of a mixture-of-experts language model that a deployment needs.");
+  CLI::App app(
+      "Moiety serves the part of a mixture-of-experts language model that a deployment needs.");
   app.set_version_flag("--version", std::string("moiety ") + MOIETY_VERSION);
   app.require_subcommand(1);
   cli::Chosen chosen;
@@ -30,7 +31,8 @@ int main(int argc, char** argv) {
   const Result<void> outcome = [&]() -> Result<void> {
     try {
       return chosen.run();
-    } catch (const std::exception& error) {  // of a library: an answer of another shape, out of memory
+    } catch (
+        const std::exception& error) {  // of a library: an answer of another shape, out of memory
       return fail(ErrorCode::kInternal, std::string("unexpected: ") + error.what());
     }
   }();

@@ -4,7 +4,8 @@
 
 namespace moiety::cli {
 
-Result<std::vector<NamedFile>> parse_named_files(const std::string& flag, const std::vector<std::string>& values) {
+Result<std::vector<NamedFile>> parse_named_files(const std::string& flag,
+                                                 const std::vector<std::string>& values) {
   std::vector<NamedFile> files;
   for (const std::string& value : values) {
     const std::size_t equals = value.find('=');
@@ -12,7 +13,8 @@ Result<std::vector<NamedFile>> parse_named_files(const std::string& flag, const 
       return fail(ErrorCode::kInvalidArgument, flag + " " + value + ": must be NAME=FILE");
     }
     NamedFile file{value.substr(0, equals), value.substr(equals + 1)};
-    if (std::any_of(files.begin(), files.end(), [&](const NamedFile& other) { return other.name == file.name; })) {
+    if (std::any_of(files.begin(), files.end(),
+                    [&](const NamedFile& other) { return other.name == file.name; })) {
       return fail(ErrorCode::kInvalidArgument, flag + " " + value + ": the name is given twice");
     }
     files.push_back(std::move(file));

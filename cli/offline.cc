@@ -7,16 +7,21 @@
 namespace moiety::cli {
 
 void ModelFlags::add_to(CLI::App& command) {
-  static const std::map<std::string, DType> kDtypes = {{"bf16", DType::kBF16}, {"f32", DType::kF32}};
+  static const std::map<std::string, DType> kDtypes = {{"bf16", DType::kBF16},
+                                                       {"f32", DType::kF32}};
   command.add_option("-m,--model", model, "Checkpoint folder")->required();
   command.add_option("--dtype", dtype, "Weights and GEMM inputs as bf16 (default) or f32")
       ->transform(CLI::CheckedTransformer(kDtypes));
-  command.add_option("--kernels", kernels, "Kernel variant: auto, avx2, plain, reference")->capture_default_str();
-  command.add_option("--threads", threads, "Compute threads; 0 = one per core")->capture_default_str();
+  command.add_option("--kernels", kernels, "Kernel variant: auto, avx2, plain, reference")
+      ->capture_default_str();
+  command.add_option("--threads", threads, "Compute threads; 0 = one per core")
+      ->capture_default_str();
   command.add_flag("--json", json, "Print JSON");
 }
 
-Result<OfflineModel> OfflineModel::load(const ModelFlags& flags, bool needs_tokenizer, const KeptExperts* kept) {
+Result<OfflineModel> OfflineModel::load(const ModelFlags& flags,
+                                        bool needs_tokenizer,
+                                        const KeptExperts* kept) {
   OfflineModel offline;
   MOIETY_ASSIGN(const kernels::Variant variant, kernels::choose_variant(flags.kernels));
   MOIETY_ASSIGN(Checkpoint checkpoint, Checkpoint::open(flags.model));
@@ -28,16 +33,22 @@ Result<OfflineModel> OfflineModel::load(const ModelFlags& flags, bool needs_toke
   offline.shape = model_shape(*offline.checkpoint, flags.dtype);
   offline.pool = std::make_unique<ThreadPool>(flags.threads);
   offline.store = std::make_unique<ExpertStore>(*offline.checkpoint, flags.dtype);
-  MOIETY_ASSIGN(offline.model, Model::load(*offline.checkpoint, flags.dtype, variant, *offline.pool));
+  MOIETY_ASSIGN(offline.model,
+                Model::load(*offline.checkpoint, flags.dtype, variant, *offline.pool));
   EpochView view;
-  view.deployments.push_back({"", kept != nullptr ? *kept : planner::keep_all(offline.shape), false});
+  view.deployments.push_back(
+      {"", kept != nullptr ? *kept : planner::keep_all(offline.shape), false});
   MOIETY_TRY(offline.store->load(needed_experts(view)));
   offline.experts = std::make_unique<LocalMoe>(*offline.store, variant, *offline.pool);
   return offline;
 }
 
-Result<void> run_sequence(OfflineModel& offline, std::span<const std::int32_t> tokens, const GateMask* mask,
-                          SequenceChunk::Logits logits, const StepOptions& options, std::int32_t chunk_tokens,
+Result<void> run_sequence(OfflineModel& offline,
+                          std::span<const std::int32_t> tokens,
+                          const GateMask* mask,
+                          SequenceChunk::Logits logits,
+                          const StepOptions& options,
+                          std::int32_t chunk_tokens,
                           const std::function<void(std::int32_t, const StepResult&)>& on_result) {
   const Architecture& arch = offline.model->architecture();
   const auto length = static_cast<std::int32_t>(tokens.size());
@@ -51,9 +62,10 @@ Result<void> run_sequence(OfflineModel& offline, std::span<const std::int32_t> t
   MOIETY_ASSIGN(const std::vector<std::int32_t> blocks, kv.allocate(num_blocks));
   for (std::int32_t first = 0; first < length; first += chunk_tokens) {
     if (interrupted()) return interrupted_error();
-    const SequenceChunk chunk{tokens.subspan(static_cast<std::size_t>(first),
-                                             static_cast<std::size_t>(std::min(chunk_tokens, length - first))),
-                              first, blocks, mask, logits};
+    const SequenceChunk chunk{
+        tokens.subspan(static_cast<std::size_t>(first),
+                       static_cast<std::size_t>(std::min(chunk_tokens, length - first))),
+        first, blocks, mask, logits};
     const StepResult result = offline.model->forward({&chunk, 1}, kv, *offline.experts, options);
     if (std::find(result.failed.begin(), result.failed.end(), 1) != result.failed.end()) {
       return offline.experts->failure();
@@ -75,10 +87,12 @@ Result<std::vector<std::string>> read_texts(const std::filesystem::path& file) {
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     boost::system::error_code ec;
     const boost::json::value value = boost::json::parse({line.data(), line.size()}, ec);
-    const boost::json::value* text = ec || !value.is_object() ? nullptr : value.get_object().if_contains("text");
+    const boost::json::value* text =
+        ec || !value.is_object() ? nullptr : value.get_object().if_contains("text");
     if (text == nullptr || !text->is_string()) {
-      return fail(ErrorCode::kInvalidArgument, file.string() + ":" + std::to_string(line_number) +
-                                                   ": each line must be a JSON object with a string \"text\"");
+      return fail(ErrorCode::kInvalidArgument,
+                  file.string() + ":" + std::to_string(line_number) +
+                      ": each line must be a JSON object with a string \"text\"");
     }
     texts.emplace_back(text->get_string());
   }
@@ -86,7 +100,8 @@ Result<std::vector<std::string>> read_texts(const std::filesystem::path& file) {
   return texts;
 }
 
-std::vector<std::int32_t> document_tokens(const OfflineModel& offline, const std::string& text,
+std::vector<std::int32_t> document_tokens(const OfflineModel& offline,
+                                          const std::string& text,
                                           std::int32_t max_tokens) {
   std::vector<std::int32_t> tokens;
   const std::vector<std::int32_t>& eos = offline.checkpoint->architecture().eos_ids;
@@ -94,7 +109,8 @@ std::vector<std::int32_t> document_tokens(const OfflineModel& offline, const std
   const std::vector<std::int32_t> encoded = offline.tokenizer->encode(text);
   tokens.insert(tokens.end(), encoded.begin(), encoded.end());
   const std::int32_t limit = std::min(max_tokens, offline.checkpoint->architecture().max_positions);
-  if (tokens.size() > static_cast<std::size_t>(limit)) tokens.resize(static_cast<std::size_t>(limit));
+  if (tokens.size() > static_cast<std::size_t>(limit))
+    tokens.resize(static_cast<std::size_t>(limit));
   return tokens;
 }
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "cli/command.h"
 #include "checkpoint/checkpoint.h"
+#include "cli/command.h"
 #include "experts/store.h"
 #include "model/model.h"
 #include "model/tokenizer.h"
@@ -37,20 +37,30 @@ struct OfflineModel {
   planner::ModelShape shape;
 
   /// Loads dense weights and every routed expert (or those that `kept` names).
-  static Result<OfflineModel> load(const ModelFlags& flags, bool needs_tokenizer, const KeptExperts* kept = nullptr);
+  static Result<OfflineModel> load(const ModelFlags& flags,
+                                   bool needs_tokenizer,
+                                   const KeptExperts* kept = nullptr);
 };
 
-/// Runs one sequence from position 0 in chunks of at most `chunk_tokens`, and hands over each chunk's result with the
-/// chunk's first position. The cache is made for the sequence and freed after it.
-Result<void> run_sequence(OfflineModel& offline, std::span<const std::int32_t> tokens, const GateMask* mask,
-                          SequenceChunk::Logits logits, const StepOptions& options, std::int32_t chunk_tokens,
-                          const std::function<void(std::int32_t first, const StepResult&)>& on_result);
+/// Runs one sequence from position 0 in chunks of at most `chunk_tokens`, and hands over each
+/// chunk's result with the chunk's first position. The cache is made for the sequence and freed
+/// after it.
+Result<void> run_sequence(
+    OfflineModel& offline,
+    std::span<const std::int32_t> tokens,
+    const GateMask* mask,
+    SequenceChunk::Logits logits,
+    const StepOptions& options,
+    std::int32_t chunk_tokens,
+    const std::function<void(std::int32_t first, const StepResult&)>& on_result);
 
 /// A text of a JSONL file: {"text": ..., ...} on each line.
 Result<std::vector<std::string>> read_texts(const std::filesystem::path& file);
 
-/// The tokens of a calibration document: EOS (if the model has one), then the text, cut at max_tokens in all.
-std::vector<std::int32_t> document_tokens(const OfflineModel& offline, const std::string& text,
+/// The tokens of a calibration document: EOS (if the model has one), then the text, cut at
+/// max_tokens in all.
+std::vector<std::int32_t> document_tokens(const OfflineModel& offline,
+                                          const std::string& text,
                                           std::int32_t max_tokens);
 
 }  // namespace moiety::cli

@@ -15,7 +15,8 @@ extern char** environ;
 
 namespace moiety::cli {
 
-Result<pid_t> start_process(const std::filesystem::path& program, const std::vector<std::string>& arguments,
+Result<pid_t> start_process(const std::filesystem::path& program,
+                            const std::vector<std::string>& arguments,
                             const std::vector<std::pair<std::string, std::string>>& environment,
                             const std::filesystem::path& log) {
   const Fd out(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
@@ -25,7 +26,8 @@ Result<pid_t> start_process(const std::filesystem::path& program, const std::vec
   std::vector<std::string> words = {program.string()};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<std::string> variables;
-  for (char** variable = environ; *variable != nullptr; ++variable) variables.emplace_back(*variable);
+  for (char** variable = environ; *variable != nullptr; ++variable)
+    variables.emplace_back(*variable);
   for (const auto& [name, value] : environment) variables.push_back(name + "=" + value);
   const auto pointers = [](std::vector<std::string>& strings) {
     std::vector<char*> result;
@@ -36,7 +38,8 @@ Result<pid_t> start_process(const std::filesystem::path& program, const std::vec
   const std::vector<char*> argv = pointers(words);
   const std::vector<char*> envp = pointers(variables);
   const pid_t pid = ::fork();
-  if (pid < 0) return fail(ErrorCode::kIo, program.string() + ": cannot fork: " + std::strerror(errno));
+  if (pid < 0)
+    return fail(ErrorCode::kIo, program.string() + ": cannot fork: " + std::strerror(errno));
   if (pid == 0) {
     ::setsid();
     ::dup2(in.get(), STDIN_FILENO);
@@ -78,7 +81,8 @@ Result<std::filesystem::path> sibling_program(const std::string& name) {
   const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", ec);
   const std::filesystem::path program = self.parent_path() / name;
   if (ec || ::access(program.c_str(), X_OK) != 0) {
-    return fail(ErrorCode::kNotFound, program.string() + ": is missing; it is built and installed together with " +
+    return fail(ErrorCode::kNotFound, program.string() +
+                                          ": is missing; it is built and installed together with " +
                                           self.filename().string() + " (and needs UCX)");
   }
   return program;

@@ -13,17 +13,19 @@
 
 namespace moiety::cli {
 
-/// Starts a program in a session of its own (a terminal's Ctrl-C does not reach it), stdout and stderr appended to `log`,
-/// stdin empty. `environment` is added to ours. kIo when it cannot be started; a program that cannot be executed ends with
-/// status 127.
-Result<pid_t> start_process(const std::filesystem::path& program, const std::vector<std::string>& arguments,
+/// Starts a program in a session of its own (a terminal's Ctrl-C does not reach it), stdout and
+/// stderr appended to `log`, stdin empty. `environment` is added to ours. kIo when it cannot be
+/// started; a program that cannot be executed ends with status 127.
+Result<pid_t> start_process(const std::filesystem::path& program,
+                            const std::vector<std::string>& arguments,
                             const std::vector<std::pair<std::string, std::string>>& environment,
                             const std::filesystem::path& log);
 
 /// Whether a child of ours has ended (and reaps it); its wait status then.
 std::optional<int> poll_process(pid_t pid);
 
-/// SIGTERM, up to `grace` of waiting, then SIGKILL. Reaps it. Does nothing when it has ended already.
+/// SIGTERM, up to `grace` of waiting, then SIGKILL. Reaps it. Does nothing when it has ended
+/// already.
 void end_process(pid_t pid, std::chrono::milliseconds grace);
 
 /// "exit status 1" or "signal 9"

@@ -32,8 +32,10 @@ struct ProfileFlags {
 };
 
 /// Mean gate probabilities of one domain's documents.
-Result<planner::DomainProfile> profile_domain(OfflineModel& offline, const NamedFile& domain,
-                                              std::int32_t max_tokens, Progress& progress) {
+Result<planner::DomainProfile> profile_domain(OfflineModel& offline,
+                                              const NamedFile& domain,
+                                              std::int32_t max_tokens,
+                                              Progress& progress) {
   planner::DomainProfile profile;
   MOIETY_ASSIGN(const std::string content, read_file(domain.file));
   profile.text_sha256 = sha256_hex(content);
@@ -46,7 +48,8 @@ Result<planner::DomainProfile> profile_domain(OfflineModel& offline, const Named
   StepOptions options;
   options.keep_gate_logits = true;
   for (std::size_t i = 0; i < texts.size(); ++i) {
-    progress.update(domain.name + ": document " + std::to_string(i + 1) + " of " + std::to_string(texts.size()));
+    progress.update(domain.name + ": document " + std::to_string(i + 1) + " of " +
+                    std::to_string(texts.size()));
     const std::vector<std::int32_t> tokens = document_tokens(offline, texts[i], max_tokens);
     MOIETY_TRY(run_sequence(
         offline, tokens, nullptr, SequenceChunk::Logits::kNone, options, 512,
@@ -55,8 +58,11 @@ Result<planner::DomainProfile> profile_domain(OfflineModel& offline, const Named
             const auto rows = static_cast<std::size_t>(arch.layers[layer].moe.gate_rows);
             std::vector<float> probabilities(sums[layer].size());
             for (std::size_t at = 0; at < result.gate_logits[layer].size(); at += rows) {
-              kernels::softmax(std::span(result.gate_logits[layer]).subspan(at, probabilities.size()), probabilities);
-              for (std::size_t e = 0; e < probabilities.size(); ++e) sums[layer][e] += probabilities[e];
+              kernels::softmax(
+                  std::span(result.gate_logits[layer]).subspan(at, probabilities.size()),
+                  probabilities);
+              for (std::size_t e = 0; e < probabilities.size(); ++e)
+                sums[layer][e] += probabilities[e];
             }
           }
         }));
@@ -78,17 +84,20 @@ Result<void> run_profile(const ProfileFlags& flags) {
   {
     Progress progress(!flags.model.json);
     for (const NamedFile& domain : domains) {
-      MOIETY_ASSIGN(profile.domains[domain.name], profile_domain(offline, domain, flags.max_tokens, progress));
+      MOIETY_ASSIGN(profile.domains[domain.name],
+                    profile_domain(offline, domain, flags.max_tokens, progress));
     }
   }
   MOIETY_TRY(write_file(flags.output, planner::profile_to_json(profile)));
   boost::json::object tokens;
   for (const auto& [name, domain] : profile.domains) {
     tokens[name] = domain.tokens;
-    if (!flags.model.json) std::printf("%-16s %8lld tokens\n", name.c_str(), static_cast<long long>(domain.tokens));
+    if (!flags.model.json)
+      std::printf("%-16s %8lld tokens\n", name.c_str(), static_cast<long long>(domain.tokens));
   }
   if (flags.model.json) {
-    print_json(boost::json::object{{"output", flags.output}, {"checkpoint", profile.checkpoint}, {"tokens", tokens}});
+    print_json(boost::json::object{
+        {"output", flags.output}, {"checkpoint", profile.checkpoint}, {"tokens", tokens}});
   } else {
     std::printf("wrote %s\n", flags.output.c_str());
   }
@@ -98,10 +107,13 @@ Result<void> run_profile(const ProfileFlags& flags) {
 }  // namespace
 
 void add_profile(CLI::App& app, Chosen& chosen) {
-  CLI::App* command = app.add_subcommand("profile", "Measure which experts each domain's text uses");
+  CLI::App* command =
+      app.add_subcommand("profile", "Measure which experts each domain's text uses");
   auto flags = std::make_shared<ProfileFlags>();
   flags->model.add_to(*command);
-  command->add_option("--domain", flags->domains, "NAME=FILE.jsonl of calibration text; repeat for more domains")
+  command
+      ->add_option("--domain", flags->domains,
+                   "NAME=FILE.jsonl of calibration text; repeat for more domains")
       ->required();
   command->add_option("-o,--output", flags->output, "Profile file to write")->required();
   command->add_option("--max-tokens", flags->max_tokens, "Cut documents at this many tokens")

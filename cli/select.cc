@@ -31,15 +31,16 @@ Result<void> run_select(const SelectFlags& flags) {
     print_json(boost::json::object{
         {"output", flags.output}, {"kept_per_layer_min", fewest}, {"kept_per_layer_max", most}});
   } else {
-    std::printf("kept %zu to %zu experts per layer (shared ones included)\nwrote %s\n", fewest, most,
-                flags.output.c_str());
+    std::printf("kept %zu to %zu experts per layer (shared ones included)\nwrote %s\n", fewest,
+                most, flags.output.c_str());
   }
   return {};
 }
 
 }  // namespace
 
-Result<planner::Subset> select_from_profile(const std::string& file, const std::vector<std::string>& domains,
+Result<planner::Subset> select_from_profile(const std::string& file,
+                                            const std::vector<std::string>& domains,
                                             std::int32_t keep) {
   MOIETY_ASSIGN(const std::string text, read_file(file));
   auto profile = planner::parse_profile(text);
@@ -52,12 +53,18 @@ Result<planner::Subset> select_from_profile(const std::string& file, const std::
 }
 
 void add_select(CLI::App& app, Chosen& chosen) {
-  CLI::App* command =
-      app.add_subcommand("select", "Choose the experts that domains need, by mean gate probability");
+  CLI::App* command = app.add_subcommand(
+      "select", "Choose the experts that domains need, by mean gate probability");
   auto flags = std::make_shared<SelectFlags>();
   command->add_option("--profile", flags->profile, "Profile file (moiety profile)")->required();
-  command->add_option("--domains", flags->domains, "Domains of the profile, A[,B]; several give the union")->required();
-  command->add_option("--keep", flags->keep, "Experts to keep per layer and domain, shared ones included")->required();
+  command
+      ->add_option("--domains", flags->domains,
+                   "Domains of the profile, A[,B]; several give the union")
+      ->required();
+  command
+      ->add_option("--keep", flags->keep,
+                   "Experts to keep per layer and domain, shared ones included")
+      ->required();
   command->add_option("-o,--output", flags->output, "Subset file to write")->required();
   command->add_flag("--json", flags->json, "Print JSON");
   command->callback([flags, &chosen] { chosen.run = [flags] { return run_select(*flags); }; });

@@ -61,6 +61,7 @@ function(moiety_test name)
   endif()
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE moiety_options ${arg_LINK} GTest::gmock_main)
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)  # the tests themselves need no speed
   target_compile_definitions(${name} PRIVATE
     MOIETY_SOURCE_DIR="${PROJECT_SOURCE_DIR}" MOIETY_BIN_DIR="${PROJECT_BINARY_DIR}/bin")
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")

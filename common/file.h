@@ -10,13 +10,13 @@
 
 namespace moiety {
 
-/// Reads a whole file of at most `max_bytes`; errors name the path (kNotFound, kIo, kInvalidArgument
-/// when it is larger).
+/// Reads a whole file of at most `max_bytes`; errors name the path (kNotFound, kIo,
+/// kInvalidArgument when it is larger).
 Result<std::string> read_file(const std::filesystem::path& path,
                               std::uint64_t max_bytes = std::uint64_t{1} << 30);
 
-/// Writes to a temporary file beside `path`, syncs it and renames it, so that readers see the old or
-/// the new content and a full disk loses nothing.
+/// Writes to a temporary file beside `path`, syncs it and renames it, so that readers see the old
+/// or the new content and a full disk loses nothing.
 Result<void> write_file(const std::filesystem::path& path, std::string_view content);
 
 /// A file descriptor that closes itself.

@@ -25,12 +25,12 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
 
 }  // namespace
 
-void init_logging(std::string_view process_name) {
-  auto logger = std::make_shared<spdlog::logger>(
-      std::string(process_name), std::make_shared<spdlog::sinks::stderr_sink_mt>());
+void init_logging(std::string_view process_name, LogLevel default_level) {
+  auto logger = std::make_shared<spdlog::logger>(std::string(process_name),
+                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %l [%n] %v");
   const char* level = std::getenv("MOIETY_LOG");
-  logger->set_level(level != nullptr ? spdlog::level::from_str(level) : spdlog::level::info);
+  logger->set_level(level != nullptr ? spdlog::level::from_str(level) : to_spdlog(default_level));
   logger->flush_on(spdlog::level::debug);
   spdlog::set_default_logger(std::move(logger));
 }

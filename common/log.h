@@ -8,10 +8,10 @@ namespace moiety {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
-/// Names this process in every line ("router 0", "worker 3"). Call once, early. The level comes from
-/// the environment variable MOIETY_LOG (debug, info, warning, error), info unless set. Lines go to
+/// Names this process in every line ("router 0", "worker 3"). Call early. The level comes from the
+/// environment variable MOIETY_LOG (debug, info, warning, error), `level` unless set. Lines go to
 /// stderr, one write each; safe from any thread.
-void init_logging(std::string_view process_name);
+void init_logging(std::string_view process_name, LogLevel level = LogLevel::kInfo);
 
 void log_line(LogLevel level, std::string_view text);
 

@@ -10,26 +10,27 @@
 namespace moiety {
 
 /// The routed experts that a deployment keeps: `layers[l]` lists original expert ids in ascending
-/// order, shared experts *excluded*; empty for a dense layer. `full` means every routed expert (then
-/// `layers` still lists them all).
+/// order, shared experts *excluded*; empty for a dense layer. `full` means every routed expert
+/// (then `layers` still lists them all).
 struct KeptExperts {
   bool full = false;
   std::vector<std::vector<std::int32_t>> layers;
   bool operator==(const KeptExperts&) const = default;
 };
 
-/// A served name. `name` is empty for the full model (served as MODEL), else the part after the colon
-/// of MODEL:NAME.
+/// A served name. `name` is empty for the full model (served as MODEL), else the part after the
+/// colon of MODEL:NAME.
 struct Deployment {
   std::string name;
   KeptExperts kept;
-  bool draining = false;  ///< new requests get 404, running ones finish; its experts stay until then
+  bool draining =
+      false;  ///< new requests get 404, running ones finish; its experts stay until then
   bool operator==(const Deployment&) const = default;
 };
 
 /// Which workers hold each routed expert, for one epoch. Immutable once published.
-/// `owners[l][e]` are the workers that hold expert e of layer l, ascending; empty when no deployment
-/// needs it (or the layer is dense).
+/// `owners[l][e]` are the workers that hold expert e of layer l, ascending; empty when no
+/// deployment needs it (or the layer is dense).
 struct Placement {
   Epoch epoch;
   std::vector<std::vector<std::vector<WorkerId>>> owners;
@@ -42,7 +43,8 @@ struct Placement {
       for (std::size_t expert = 0; expert < owners[layer].size(); ++expert) {
         for (WorkerId owner : owners[layer][expert]) {
           if (owner == worker) {
-            experts.push_back({static_cast<std::int32_t>(layer), static_cast<std::int32_t>(expert)});
+            experts.push_back(
+                {static_cast<std::int32_t>(layer), static_cast<std::int32_t>(expert)});
           }
         }
       }
@@ -64,7 +66,7 @@ struct Placement {
 struct WorkerEndpoint {
   WorkerId id;
   std::uint64_t incarnation = 0;  ///< differs between restarts of the same worker id
-  std::string lane_address;       ///< opaque to all but the fabric that made it, e.g. "127.0.0.1:4711"
+  std::string lane_address;  ///< opaque to all but the fabric that made it, e.g. "127.0.0.1:4711"
   bool operator==(const WorkerEndpoint&) const = default;
 };
 

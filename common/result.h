@@ -39,13 +39,15 @@ const ErrorInfo& error_info(ErrorCode code);
 /// Finds a code by its wire name; kInternal for an unknown one (a newer peer's code).
 ErrorCode error_code_from_name(std::string_view name);
 
-/// An expected failure: a code for programs, a sentence for people that says what, where and what to do.
+/// An expected failure: a code for programs, a sentence for people that says what, where and what
+/// to do.
 struct Error {
   ErrorCode code = ErrorCode::kInternal;
   std::string message;
 };
 
-[[noreturn]] void throw_exception_from_error(const Error& error, const boost::source_location& where);
+[[noreturn]] void throw_exception_from_error(const Error& error,
+                                             const boost::source_location& where);
 
 /// A value or an Error. Unlike a plain alias of boost::system::result it warns when it is ignored.
 /// Reading the value of a failed result is a bug and aborts.
@@ -55,10 +57,12 @@ class [[nodiscard]] Result : public boost::system::result<T, Error> {
 
  public:
   using Base::Base;
-  Result(Error error) : Base(std::move(error)) {}  // NOLINT: implicit so that `return Error{...}` works
+  Result(Error error)
+      : Base(std::move(error)) {}  // NOLINT: implicit so that `return Error{...}` works
 };
 
-/// Builds an error; reads well at a return: `return fail(ErrorCode::kNotFound, "no such file: " + path);`
+/// Builds an error; reads well at a return: `return fail(ErrorCode::kNotFound, "no such file: " +
+/// path);`
 inline Error fail(ErrorCode code, std::string message) { return Error{code, std::move(message)}; }
 
 /// Adds where the failure happened in front of its message: "config.json: num_experts: ...".
@@ -80,8 +84,10 @@ inline Error with_context(std::string_view where, Error error) {
 #define MOIETY_CONCAT(a, b) MOIETY_CONCAT_INNER(a, b)
 
 /// `MOIETY_ASSIGN(auto x, call());` gives x the value of a Result, or returns its error.
-#define MOIETY_ASSIGN(lhs, expr) MOIETY_ASSIGN_IMPL(MOIETY_CONCAT(moiety_result_, __LINE__), lhs, expr)
-#define MOIETY_ASSIGN_IMPL(tmp, lhs, expr)              \
-  auto tmp = (expr);                                    \
-  if (!tmp) [[unlikely]] return std::move(tmp).error(); \
+#define MOIETY_ASSIGN(lhs, expr) \
+  MOIETY_ASSIGN_IMPL(MOIETY_CONCAT(moiety_result_, __LINE__), lhs, expr)
+#define MOIETY_ASSIGN_IMPL(tmp, lhs, expr) \
+  auto tmp = (expr);                       \
+  if (!tmp) [[unlikely]]                   \
+    return std::move(tmp).error();         \
   lhs = std::move(*tmp)

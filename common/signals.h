@@ -5,8 +5,9 @@
 
 namespace moiety {
 
-/// Turns SIGINT and SIGTERM into a callback on a thread of its own. Make it before any other thread: it blocks the signals
-/// in the calling thread, and threads started later inherit that. A second signal of either kind ends the process at once.
+/// Turns SIGINT and SIGTERM into a callback on a thread of its own. Make it before any other
+/// thread: it blocks the signals in the calling thread, and threads started later inherit that. A
+/// second signal of either kind ends the process at once.
 class SignalWatcher {
  public:
   explicit SignalWatcher(std::function<void(int signal)> on_signal);

@@ -23,8 +23,8 @@ class ThreadPool {
 
   std::size_t num_threads() const { return threads_.size() + 1; }
 
-  /// Runs fn(index, thread) once for every index in [0, count); `thread` in [0, num_threads()) names
-  /// scratch memory. Returns when all are done. fn must not throw.
+  /// Runs fn(index, thread) once for every index in [0, count); `thread` in [0, num_threads())
+  /// names scratch memory. Returns when all are done. fn must not throw.
   template <class Fn>
   void parallel_for(std::size_t count, Fn&& fn) {
     if (count == 0) return;
@@ -32,8 +32,11 @@ class ThreadPool {
       for (std::size_t i = 0; i < count; ++i) fn(i, std::size_t{0});
       return;
     }
-    run(count, [](void* context, std::size_t index,
-                  std::size_t thread) { (*static_cast<std::remove_reference_t<Fn>*>(context))(index, thread); },
+    run(
+        count,
+        [](void* context, std::size_t index, std::size_t thread) {
+          (*static_cast<std::remove_reference_t<Fn>*>(context))(index, thread);
+        },
         const_cast<void*>(static_cast<const void*>(&fn)));
   }
 

@@ -6,8 +6,8 @@
 namespace moiety {
 namespace {
 
-/// Fixed start of a dispatch payload; then row_offsets [num_rows + 1] u32, experts [num_pairs] i32, weights [num_pairs]
-/// f32, rows [num_rows, hidden_size] bf16 or f32. Little endian.
+/// Fixed start of a dispatch payload; then row_offsets [num_rows + 1] u32, experts [num_pairs] i32,
+/// weights [num_pairs] f32, rows [num_rows, hidden_size] bf16 or f32. Little endian.
 struct DispatchHead {
   std::uint8_t combine;
   std::uint8_t dtype;  // 0 = F32, 1 = BF16
@@ -43,8 +43,8 @@ std::vector<std::byte> encode_dispatch(const Dispatch& dispatch) {
                           static_cast<std::uint32_t>(dispatch.hidden_size),
                           static_cast<std::uint32_t>(pairs.num_rows()),
                           static_cast<std::uint32_t>(pairs.num_pairs())};
-  std::vector<std::byte> payload(sizeof head + 4 * pairs.row_offsets.size() + 8 * pairs.num_pairs() +
-                                 dispatch.rows.size() * (is_bf16 ? 2 : 4));
+  std::vector<std::byte> payload(sizeof head + 4 * pairs.row_offsets.size() +
+                                 8 * pairs.num_pairs() + dispatch.rows.size() * (is_bf16 ? 2 : 4));
   std::byte* to = put(payload.data(), &head, 1);
   to = put(to, pairs.row_offsets.data(), pairs.row_offsets.size());
   to = put(to, pairs.experts.data(), pairs.num_pairs());
@@ -69,7 +69,8 @@ Result<Dispatch> decode_dispatch(std::span<const std::byte> payload) {
   const std::byte* from = get(payload.data(), &head, 1);
   if (head.combine > 1) return bad("combine mode " + std::to_string(head.combine) + " is unknown");
   if (head.dtype > 1) return bad("element type " + std::to_string(head.dtype) + " is unknown");
-  if (head.hidden_size == 0 || head.hidden_size > kMaxHidden) return bad("hidden_size out of range");
+  if (head.hidden_size == 0 || head.hidden_size > kMaxHidden)
+    return bad("hidden_size out of range");
   const std::uint64_t row_values = std::uint64_t{head.num_rows} * head.hidden_size;
   const std::uint64_t expected = sizeof head + 4 * (std::uint64_t{head.num_rows} + 1) +
                                  8 * std::uint64_t{head.num_pairs} +

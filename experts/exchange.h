@@ -12,7 +12,8 @@ namespace moiety {
 
 /// How a worker's results travel back.
 enum class CombineMode : std::uint8_t {
-  kPerWorker = 0,  ///< one row per (token, worker): the weighted sum over its experts, in slot order
+  kPerWorker =
+      0,  ///< one row per (token, worker): the weighted sum over its experts, in slot order
   kPerExpert = 1,  ///< one row per (token, expert): a cluster then equals embedded mode bit for bit
 };
 
@@ -32,12 +33,14 @@ struct Dispatch {
   CombineMode combine = CombineMode::kPerWorker;
   std::int32_t hidden_size = 0;
   PairList pairs;
-  std::vector<float> rows;  ///< [num_rows, hidden_size]; travel as BF16 when `dtype` is BF16 (exact: they hold BF16 values)
+  std::vector<float> rows;  ///< [num_rows, hidden_size]; travel as BF16 when `dtype` is BF16
+                            ///< (exact: they hold BF16 values)
   DType dtype = DType::kBF16;
 };
 
 std::vector<std::byte> encode_dispatch(const Dispatch& dispatch);
-/// kDataLoss names the field that does not fit the payload. Reads outside bytes: checks every count.
+/// kDataLoss names the field that does not fit the payload. Reads outside bytes: checks every
+/// count.
 Result<Dispatch> decode_dispatch(std::span<const std::byte> payload);
 
 /// Replies are plain fp32 rows: [num_rows, hidden] or [num_pairs, hidden].

@@ -7,12 +7,16 @@
 namespace moiety {
 namespace {
 
-constexpr std::size_t kRowsPerTask = 32;  // enough to reuse an expert's weights, small enough to share out
+constexpr std::size_t kRowsPerTask =
+    32;  // enough to reuse an expert's weights, small enough to share out
 
 }  // namespace
 
-Result<void> ExpertRunner::run(const ExpertStore& store, std::int32_t layer, std::int32_t hidden_size,
-                               std::span<const float> rows, const PairList& pairs,
+Result<void> ExpertRunner::run(const ExpertStore& store,
+                               std::int32_t layer,
+                               std::int32_t hidden_size,
+                               std::span<const float> rows,
+                               const PairList& pairs,
                                std::span<float> pair_rows) {
   const auto hidden = static_cast<std::size_t>(hidden_size);
   if (rows.size() != pairs.num_rows() * hidden || pair_rows.size() != pairs.num_pairs() * hidden) {
@@ -34,8 +38,9 @@ Result<void> ExpertRunner::run(const ExpertStore& store, std::int32_t layer, std
     if (count == 0) continue;
     auto weights = store.find({layer, static_cast<std::int32_t>(expert)});
     if (weights == nullptr || weights->gate.k() != hidden_size) {
-      return fail(ErrorCode::kFailedPrecondition, "expert " + std::to_string(expert) + " of layer " +
-                                                      std::to_string(layer) + " is not loaded here");
+      return fail(ErrorCode::kFailedPrecondition, "expert " + std::to_string(expert) +
+                                                      " of layer " + std::to_string(layer) +
+                                                      " is not loaded here");
     }
     resident.push_back(std::move(weights));
     for (std::size_t first = 0; first < count; first += kRowsPerTask) {
@@ -78,7 +83,9 @@ Result<void> ExpertRunner::run(const ExpertStore& store, std::int32_t layer, std
   return {};
 }
 
-void reduce_pairs(const PairList& pairs, std::int32_t hidden_size, std::span<const float> pair_rows,
+void reduce_pairs(const PairList& pairs,
+                  std::int32_t hidden_size,
+                  std::span<const float> pair_rows,
                   std::span<float> y) {
   const auto hidden = static_cast<std::size_t>(hidden_size);
   std::fill(y.begin(), y.end(), 0.0f);

@@ -11,8 +11,8 @@
 
 namespace moiety {
 
-/// Runs batches of (token, expert) pairs on resident experts: the same code in a worker and in embedded mode.
-/// Keeps scratch memory between calls; one caller at a time.
+/// Runs batches of (token, expert) pairs on resident experts: the same code in a worker and in
+/// embedded mode. Keeps scratch memory between calls; one caller at a time.
 class ExpertRunner {
  public:
   ExpertRunner(kernels::Variant variant, ThreadPool& pool) : variant_(variant), pool_(pool) {}
@@ -22,10 +22,15 @@ class ExpertRunner {
   ///   rows       [num_rows, hidden_size]
   ///   pair_rows  [num_pairs, hidden_size]   out: weight * expert(row), fp32
   ///
-  /// A pair's bits depend on its row, expert and weight only. kFailedPrecondition names an expert that is not resident;
-  /// kInvalidArgument a list whose shape does not fit. Nothing is written then.
-  Result<void> run(const ExpertStore& store, std::int32_t layer, std::int32_t hidden_size,
-                   std::span<const float> rows, const PairList& pairs, std::span<float> pair_rows);
+  /// A pair's bits depend on its row, expert and weight only. kFailedPrecondition names an expert
+  /// that is not resident; kInvalidArgument a list whose shape does not fit. Nothing is written
+  /// then.
+  Result<void> run(const ExpertStore& store,
+                   std::int32_t layer,
+                   std::int32_t hidden_size,
+                   std::span<const float> rows,
+                   const PairList& pairs,
+                   std::span<float> pair_rows);
 
  private:
   struct Task {
@@ -37,8 +42,11 @@ class ExpertRunner {
   std::vector<std::vector<float>> scratch_;  // per thread: gathered rows, results, FFN scratch
 };
 
-/// y[row] = sum over the row's pairs in slot order, starting from zero. y is [num_rows, hidden_size].
-void reduce_pairs(const PairList& pairs, std::int32_t hidden_size, std::span<const float> pair_rows,
+/// y[row] = sum over the row's pairs in slot order, starting from zero. y is [num_rows,
+/// hidden_size].
+void reduce_pairs(const PairList& pairs,
+                  std::int32_t hidden_size,
+                  std::span<const float> pair_rows,
                   std::span<float> y);
 
 }  // namespace moiety

@@ -3,8 +3,10 @@
 namespace moiety {
 namespace {
 
-Result<kernels::PackedMatrix> load_projection(const SafetensorsSet& tensors, const std::string& name,
-                                              DType dtype, std::uint64_t& bytes_read) {
+Result<kernels::PackedMatrix> load_projection(const SafetensorsSet& tensors,
+                                              const std::string& name,
+                                              DType dtype,
+                                              std::uint64_t& bytes_read) {
   const TensorInfo* info = tensors.find(name);
   if (info == nullptr) return fail(ErrorCode::kNotFound, "the checkpoint has no tensor " + name);
   MOIETY_ASSIGN(const std::vector<float> values, tensors.read_floats(name));

@@ -15,13 +15,15 @@ namespace moiety {
 
 /// The routed experts that this process holds, packed for the kernels.
 ///
-/// Thread-safe: experts may be loaded and dropped while others run; a runner that has found an expert keeps it alive.
+/// Thread-safe: experts may be loaded and dropped while others run; a runner that has found an
+/// expert keeps it alive.
 class ExpertStore {
  public:
   /// `checkpoint` outlives the store. Weights are packed as `dtype`.
   ExpertStore(const Checkpoint& checkpoint, DType dtype);
 
-  /// Reads and packs experts; those that are resident already cost nothing. On an error those loaded before it stay.
+  /// Reads and packs experts; those that are resident already cost nothing. On an error those
+  /// loaded before it stay.
   Result<void> load(std::span<const ExpertId> experts);
   /// Drops every expert that is not in `experts`.
   void keep_only(const std::set<ExpertId>& experts);

@@ -26,7 +26,8 @@ std::size_t KvCache::block_bytes(const Architecture& architecture, DType dtype) 
 }
 
 std::int32_t KvCache::blocks_for(std::int64_t num_tokens) {
-  return static_cast<std::int32_t>((num_tokens + kernels::kKvBlockSize - 1) / kernels::kKvBlockSize);
+  return static_cast<std::int32_t>((num_tokens + kernels::kKvBlockSize - 1) /
+                                   kernels::kKvBlockSize);
 }
 
 Result<std::vector<std::int32_t>> KvCache::allocate(std::int32_t count) {

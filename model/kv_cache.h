@@ -10,8 +10,8 @@
 
 namespace moiety {
 
-/// A pool of KV blocks of kernels::kKvBlockSize tokens for all layers, and the list of free ones. A block index means the
-/// same block in every layer. Not thread-safe: belongs to one step loop.
+/// A pool of KV blocks of kernels::kKvBlockSize tokens for all layers, and the list of free ones. A
+/// block index means the same block in every layer. Not thread-safe: belongs to one step loop.
 class KvCache {
  public:
   KvCache(const Architecture& architecture, DType dtype, std::int32_t num_blocks);
@@ -35,7 +35,7 @@ class KvCache {
   std::int32_t num_blocks_;
   std::int32_t num_kv_heads_;
   std::int32_t head_dim_;
-  std::size_t bytes_per_tensor_;                // of one layer's k (or v)
+  std::size_t bytes_per_tensor_;                 // of one layer's k (or v)
   std::vector<std::vector<std::byte>> storage_;  // per layer: k, then v
   std::vector<std::int32_t> free_;
 };

@@ -37,10 +37,10 @@ struct Pass {
   std::size_t rows = 0;
   std::vector<kernels::AttentionRow> attention_rows{};
   std::vector<std::int32_t> tokens{};
-  std::vector<const GateMask*> masks{};   // per row
+  std::vector<const GateMask*> masks{};       // per row
   std::vector<float> rope_cos{}, rope_sin{};  // [rows, head_dim / 2]
-  std::vector<float> x{};                 // residual stream [rows, hidden]
-  std::vector<float> h{};                 // normed [rows, hidden]
+  std::vector<float> x{};                     // residual stream [rows, hidden]
+  std::vector<float> h{};                     // normed [rows, hidden]
   StepResult result{};
 
   void lay_out(std::span<const SequenceChunk> chunks);
@@ -48,7 +48,9 @@ struct Pass {
   void norm_rows(const std::vector<float>& weight);
   void attention_block(std::int32_t index);
   void moe_block(std::int32_t index);
-  void select(std::int32_t index, std::span<const float> gate_logits, std::span<float> topk_weights);
+  void select(std::int32_t index,
+              std::span<const float> gate_logits,
+              std::span<float> topk_weights);
   void shared_experts(const LayerWeights& layer, std::span<float> y);
   void head(std::span<const SequenceChunk> chunks);
 };
@@ -81,7 +83,8 @@ void Pass::embed() {
   x.resize(rows * hidden);
   h.resize(rows * hidden);
   for (std::size_t row = 0; row < rows; ++row) {
-    MOIETY_CHECK(tokens[row] >= 0 && tokens[row] < arch.vocab_size, "token id outside the vocabulary");
+    MOIETY_CHECK(tokens[row] >= 0 && tokens[row] < arch.vocab_size,
+                 "token id outside the vocabulary");
     std::copy_n(&weights.embedding[size(tokens[row]) * hidden], hidden, &x[row * hidden]);
   }
 }
@@ -136,7 +139,8 @@ void Pass::attention_block(std::int32_t index) {
   kernels::add(x, projected.data());
 }
 
-void Pass::select(std::int32_t index, std::span<const float> gate_logits,
+void Pass::select(std::int32_t index,
+                  std::span<const float> gate_logits,
                   std::span<float> topk_weights) {
   const MoeDescription& moe = arch.layers[size(index)].moe;
   const std::size_t top_k = size(moe.top_k);
@@ -144,7 +148,8 @@ void Pass::select(std::int32_t index, std::span<const float> gate_logits,
   ids.resize(rows * top_k);
   const float share = 1.0f / static_cast<float>(arch.num_layers());
   for (std::size_t row = 0; row < rows; ++row) {
-    const std::span<const float> logits = gate_logits.subspan(row * size(moe.gate_rows), size(moe.num_routed));
+    const std::span<const float> logits =
+        gate_logits.subspan(row * size(moe.gate_rows), size(moe.num_routed));
     std::span<const std::uint8_t> kept;
     if (masks[row] != nullptr) kept = masks[row]->kept[size(index)];
     const std::span<std::int32_t> row_ids(&ids[row * top_k], top_k);
@@ -154,9 +159,9 @@ void Pass::select(std::int32_t index, std::span<const float> gate_logits,
     if (options.replay_gate != nullptr) {
       const std::vector<float>& replay = (*options.replay_gate)[size(index)];
       std::vector<float> unused(top_k);
-      kernels::select_experts(variant,
-                              std::span(replay).subspan(row * size(moe.gate_rows), size(moe.num_routed)),
-                              kept, moe.norm_topk, row_ids, unused);
+      kernels::select_experts(
+          variant, std::span(replay).subspan(row * size(moe.gate_rows), size(moe.num_routed)), kept,
+          moe.norm_topk, row_ids, unused);
       kernels::weigh_experts(variant, logits, kept, moe.norm_topk, row_ids, row_weights);
     }
     if (result.failed[row] != 0) std::fill(row_ids.begin(), row_ids.end(), -1);
@@ -169,12 +174,15 @@ void Pass::shared_experts(const LayerWeights& layer, std::span<float> y) {
   std::vector<float> out(x.size());
   for (const kernels::ExpertWeights& expert : layer.shared) {
     // Rows in chunks: a chunk's bits do not depend on its size.
-    const std::size_t chunk = std::max<std::size_t>(1, std::min<std::size_t>(32, (rows + pool.num_threads() - 1) / pool.num_threads()));
+    const std::size_t chunk = std::max<std::size_t>(
+        1, std::min<std::size_t>(32, (rows + pool.num_threads() - 1) / pool.num_threads()));
     pool.parallel_for((rows + chunk - 1) / chunk, [&](std::size_t i, std::size_t thread) {
       const std::size_t first = i * chunk;
       const auto m = static_cast<std::int32_t>(std::min(chunk, rows - first));
-      scratch[thread].resize(std::max(scratch[thread].size(), kernels::expert_scratch_floats(expert, m)));
-      kernels::expert_ffn(variant, expert, &h[first * hidden], m, &out[first * hidden], scratch[thread]);
+      scratch[thread].resize(
+          std::max(scratch[thread].size(), kernels::expert_scratch_floats(expert, m)));
+      kernels::expert_ffn(variant, expert, &h[first * hidden], m, &out[first * hidden],
+                          scratch[thread]);
     });
     kernels::add(y, out.data());
   }
@@ -185,7 +193,8 @@ void Pass::moe_block(std::int32_t index) {
   const MoeDescription& moe = arch.layers[size(index)].moe;
   norm_rows(layer.ffn_norm);
   std::vector<float> gate_logits(rows * size(moe.gate_rows));
-  kernels::linear(variant, layer.gate, h.data(), static_cast<std::int32_t>(rows), gate_logits.data(), pool);
+  kernels::linear(variant, layer.gate, h.data(), static_cast<std::int32_t>(rows),
+                  gate_logits.data(), pool);
   std::vector<float> topk_weights(rows * size(moe.top_k));
   select(index, gate_logits, topk_weights);
   kernels::round_inputs(dtype, h);
@@ -224,7 +233,8 @@ void Pass::head(std::span<const SequenceChunk> chunks) {
 
 }  // namespace
 
-std::unique_ptr<GateMask> make_gate_mask(const KeptExperts& kept, const Architecture& architecture) {
+std::unique_ptr<GateMask> make_gate_mask(const KeptExperts& kept,
+                                         const Architecture& architecture) {
   auto mask = std::make_unique<GateMask>();
   bool any = false;
   for (std::size_t layer = 0; layer < architecture.layers.size(); ++layer) {
@@ -246,17 +256,27 @@ kernels::Variant Model::variant() const { return state_->variant; }
 ThreadPool& Model::pool() const { return *state_->pool; }
 std::size_t Model::num_bytes() const { return state_->weights.num_bytes; }
 
-Result<std::unique_ptr<Model>> Model::load(const Checkpoint& checkpoint, DType dtype,
-                                           kernels::Variant variant, ThreadPool& pool) {
+Result<std::unique_ptr<Model>> Model::load(const Checkpoint& checkpoint,
+                                           DType dtype,
+                                           kernels::Variant variant,
+                                           ThreadPool& pool) {
   MOIETY_ASSIGN(DenseWeights weights, load_dense_weights(checkpoint, dtype));
   return std::unique_ptr<Model>(new Model(std::make_unique<State>(
       State{checkpoint.architecture(), dtype, variant, &pool, std::move(weights)})));
 }
 
-StepResult Model::forward(std::span<const SequenceChunk> chunks, KvCache& kv, MoeBackend& experts,
+StepResult Model::forward(std::span<const SequenceChunk> chunks,
+                          KvCache& kv,
+                          MoeBackend& experts,
                           const StepOptions& options) const {
-  Pass pass{state_->architecture, state_->weights, state_->dtype, state_->variant,
-            *state_->pool,        kv,              experts,       options};
+  Pass pass{state_->architecture,
+            state_->weights,
+            state_->dtype,
+            state_->variant,
+            *state_->pool,
+            kv,
+            experts,
+            options};
   pass.lay_out(chunks);
   pass.embed();
   for (std::int32_t layer = 0; layer < state_->architecture.num_layers(); ++layer) {

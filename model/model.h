@@ -16,7 +16,8 @@
 
 namespace moiety {
 
-/// Which routed experts a row may select: `kept[layer][expert]` is 1 or 0; an empty layer keeps all.
+/// Which routed experts a row may select: `kept[layer][expert]` is 1 or 0; an empty layer keeps
+/// all.
 struct GateMask {
   std::vector<std::vector<std::uint8_t>> kept;
 };
@@ -37,31 +38,36 @@ struct SequenceChunk {
 /// What a caller wants besides logits.
 struct StepOptions {
   bool keep_gate_logits = false;
-  /// Per layer, raw gate logits [rows, gate_rows] whose *choice* of experts is used instead of our own (weights are ours).
-  /// Null: no replay.
+  /// Per layer, raw gate logits [rows, gate_rows] whose *choice* of experts is used instead of our
+  /// own (weights are ours). Null: no replay.
   const std::vector<std::vector<float>>* replay_gate = nullptr;
 };
 
 /// Rows are the chunks' tokens, chunk after chunk.
 struct StepResult {
-  std::vector<float> logits;              ///< [logit rows, vocab], in row order
-  std::vector<float> masked_mass;         ///< [rows]: mean over MoE layers
-  std::vector<std::uint8_t> failed;       ///< [rows]: 1 = some expert could not be had; its logits mean nothing
+  std::vector<float> logits;       ///< [logit rows, vocab], in row order
+  std::vector<float> masked_mass;  ///< [rows]: mean over MoE layers
+  std::vector<std::uint8_t>
+      failed;  ///< [rows]: 1 = some expert could not be had; its logits mean nothing
   std::vector<std::vector<std::int32_t>> topk_ids;  ///< per layer [rows, top_k]
   std::vector<std::vector<float>> gate_logits;      ///< per layer [rows, gate_rows], when asked for
 };
 
-/// The dense part of a model (everything but routed experts) and its forward pass. Immutable after loading; forward() is
-/// called from one thread at a time and uses the pool for its loops.
+/// The dense part of a model (everything but routed experts) and its forward pass. Immutable after
+/// loading; forward() is called from one thread at a time and uses the pool for its loops.
 ///
-/// Numerics: the weights are those of the checkpoint as if it had been saved in `dtype`. With BF16, GEMM inputs and the KV
-/// cache are rounded to BF16 too; sums, the residual stream and all of the gate's arithmetic are fp32. The bits of a row depend on its own sequence only (its tokens and mask), not on the
-/// other rows, the chunking or the backend (as long as that returns the same sums).
+/// Numerics: the weights are those of the checkpoint as if it had been saved in `dtype`. With BF16,
+/// GEMM inputs and the KV cache are rounded to BF16 too; sums, the residual stream and all of the
+/// gate's arithmetic are fp32. The bits of a row depend on its own sequence only (its tokens and
+/// mask), not on the other rows, the chunking or the backend (as long as that returns the same
+/// sums).
 class Model {
  public:
   /// Reads and packs all but the routed experts.
-  static Result<std::unique_ptr<Model>> load(const Checkpoint& checkpoint, DType dtype,
-                                             kernels::Variant variant, ThreadPool& pool);
+  static Result<std::unique_ptr<Model>> load(const Checkpoint& checkpoint,
+                                             DType dtype,
+                                             kernels::Variant variant,
+                                             ThreadPool& pool);
   ~Model();
 
   const Architecture& architecture() const;
@@ -71,7 +77,9 @@ class Model {
   /// Bytes of the packed dense weights.
   std::size_t num_bytes() const;
 
-  StepResult forward(std::span<const SequenceChunk> chunks, KvCache& kv, MoeBackend& experts,
+  StepResult forward(std::span<const SequenceChunk> chunks,
+                     KvCache& kv,
+                     MoeBackend& experts,
                      const StepOptions& options = {}) const;
 
  private:

@@ -8,7 +8,8 @@
 namespace moiety {
 namespace {
 
-/// SplitMix64 (Steele, Lea, Flood 2014): a counter-based generator, one well-mixed number per input.
+/// SplitMix64 (Steele, Lea, Flood 2014): a counter-based generator, one well-mixed number per
+/// input.
 std::uint64_t mix(std::uint64_t value) {
   value += 0x9e3779b97f4a7c15u;
   value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -22,7 +23,9 @@ std::int32_t greedy(std::span<const float> logits) {
 
 }  // namespace
 
-std::int32_t sample(std::span<const float> logits, const SamplingParams& params, std::uint64_t index) {
+std::int32_t sample(std::span<const float> logits,
+                    const SamplingParams& params,
+                    std::uint64_t index) {
   if (params.temperature <= 0) return greedy(logits);
   std::vector<std::int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
@@ -39,7 +42,8 @@ std::int32_t sample(std::span<const float> logits, const SamplingParams& params,
   const double total = std::accumulate(weight.begin(), weight.end(), 0.0);
   double nucleus = 0;
   std::size_t count = 0;
-  while (count < weight.size() && (count == 0 || nucleus < params.top_p * total)) nucleus += weight[count++];
+  while (count < weight.size() && (count == 0 || nucleus < params.top_p * total))
+    nucleus += weight[count++];
   const double uniform = static_cast<double>(mix(mix(params.seed) ^ index) >> 11) * 0x1p-53;
   double left = uniform * nucleus;
   for (std::size_t i = 0; i < count; ++i) {

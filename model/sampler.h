@@ -13,9 +13,12 @@ struct SamplingParams {
 
 /// Chooses the next token from raw logits [vocab].
 ///
-/// `index` counts the sequence's generated tokens: the random number is a function of (seed, index) alone, so the
-/// same seed gives the same tokens whatever else is in the batch. Greedy ties go to the lower id.
-std::int32_t sample(std::span<const float> logits, const SamplingParams& params, std::uint64_t index);
+/// `index` counts the sequence's generated tokens: the random number is a function of (seed, index)
+/// alone, so the same seed gives the same tokens whatever else is in the batch. Greedy ties go to
+/// the lower id.
+std::int32_t sample(std::span<const float> logits,
+                    const SamplingParams& params,
+                    std::uint64_t index);
 
 /// log softmax(logits)[token], sums in double.
 double log_probability(std::span<const float> logits, std::int32_t token);

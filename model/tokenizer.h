@@ -23,11 +23,12 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  /// Token ids of a text. Added and special tokens in the text are recognised. Equals PyPI tokenizers' encode(text,
-  /// add_special_tokens=False). Invalid UTF-8 is replaced by U+FFFD first.
+  /// Token ids of a text. Added and special tokens in the text are recognised. Equals PyPI
+  /// tokenizers' encode(text, add_special_tokens=False). Invalid UTF-8 is replaced by U+FFFD first.
   std::vector<std::int32_t> encode(std::string_view text) const;
 
-  /// Bytes of the tokens, special tokens left out when `skip_special`; incomplete UTF-8 becomes U+FFFD.
+  /// Bytes of the tokens, special tokens left out when `skip_special`; incomplete UTF-8 becomes
+  /// U+FFFD.
   std::string decode(const std::vector<std::int32_t>& ids, bool skip_special = true) const;
 
   /// The raw bytes of one token (may be part of a character); empty for an id without a token.
@@ -44,8 +45,9 @@ class Tokenizer {
   std::unique_ptr<State> state_;
 };
 
-/// Turns a stream of tokens into text without ever giving out part of a character: bytes of an unfinished character
-/// wait for the next token. The concatenation of all push() results and finish() equals Tokenizer::decode of all ids.
+/// Turns a stream of tokens into text without ever giving out part of a character: bytes of an
+/// unfinished character wait for the next token. The concatenation of all push() results and
+/// finish() equals Tokenizer::decode of all ids.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = true);

@@ -10,7 +10,7 @@
 namespace moiety {
 
 /// The normalizer of a tokenizer.json: a chain of rewrites of the text. Immutable, thread-safe.
-/// Normal forms are those of Unicode 10, lower case that of Unicode 17, as in PyPI tokenizers.
+/// Normal forms are those of Unicode 9, lower case that of Unicode 17, as in PyPI tokenizers.
 class Normalizer {
  public:
   enum class Form { kNfc, kNfd, kNfkc, kNfkd };

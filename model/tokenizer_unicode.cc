@@ -74,7 +74,7 @@ constexpr Assigned kAssignedSince14[] = {
 
 // Characters that have a decomposition, a composition or a combining class since Unicode 11 or
 // later.
-constexpr CodePointRange kNormalizedSince11[] = {
+constexpr CodePointRange kNormalizedSince10[] = {
     {0x558, 0x558},     {0x58B, 0x58C},     {0x5C8, 0x5C9},     {0x7FD, 0x7FD},
     {0x897, 0x89F},     {0x8CA, 0x8D3},     {0x9FE, 0x9FE},     {0xC3C, 0xC3C},
     {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x1715, 0x1715},   {0x1ABF, 0x1AF0},
@@ -112,7 +112,7 @@ std::span<const CodePointRange> white_space_ranges() { return kWhiteSpace; }
 
 bool is_white_space(char32_t value) { return contains(kWhiteSpace, value); }
 
-bool is_left_alone_by_normal_forms(char32_t value) { return contains(kNormalizedSince11, value); }
+bool is_left_alone_by_normal_forms(char32_t value) { return contains(kNormalizedSince10, value); }
 
 bool is_word_character(char32_t value) {
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(value))) {

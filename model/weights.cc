@@ -4,7 +4,8 @@
 
 namespace moiety {
 
-Result<kernels::PackedMatrix> load_matrix(const SafetensorsSet& tensors, const std::string& name,
+Result<kernels::PackedMatrix> load_matrix(const SafetensorsSet& tensors,
+                                          const std::string& name,
                                           DType dtype) {
   const TensorInfo* info = tensors.find(name);
   if (info == nullptr) return fail(ErrorCode::kNotFound, "the checkpoint has no tensor " + name);
@@ -16,7 +17,9 @@ Result<kernels::PackedMatrix> load_matrix(const SafetensorsSet& tensors, const s
 namespace {
 
 /// A tensor's values, rounded to what `dtype` can hold.
-Result<std::vector<float>> load_floats(const SafetensorsSet& tensors, const std::string& name, DType dtype) {
+Result<std::vector<float>> load_floats(const SafetensorsSet& tensors,
+                                       const std::string& name,
+                                       DType dtype) {
   MOIETY_ASSIGN(std::vector<float> values, tensors.read_floats(name));
   kernels::round_inputs(dtype, values);
   return values;
@@ -30,7 +33,8 @@ Result<LayerWeights> load_layer(const Checkpoint& checkpoint, std::int32_t index
   LayerWeights layer;
   MOIETY_ASSIGN(layer.attention_norm,
                 load_floats(tensors, prefix + arch.attention_norm_name + ".weight", dtype));
-  MOIETY_ASSIGN(layer.ffn_norm, load_floats(tensors, prefix + arch.ffn_norm_name + ".weight", dtype));
+  MOIETY_ASSIGN(layer.ffn_norm,
+                load_floats(tensors, prefix + arch.ffn_norm_name + ".weight", dtype));
   if (arch.qk_norm == QkNorm::kWholeProjection) {
     MOIETY_ASSIGN(layer.q_norm, load_floats(tensors, attention + "q_norm.weight", dtype));
     MOIETY_ASSIGN(layer.k_norm, load_floats(tensors, attention + "k_norm.weight", dtype));
@@ -79,7 +83,8 @@ Result<DenseWeights> load_dense_weights(const Checkpoint& checkpoint, DType dtyp
   MOIETY_ASSIGN(weights.final_norm, load_floats(tensors, "model.norm.weight", dtype));
   MOIETY_ASSIGN(
       weights.head,
-      load_matrix(tensors, arch.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", dtype));
+      load_matrix(tensors, arch.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight",
+                  dtype));
   weights.num_bytes += (weights.embedding.size() + weights.final_norm.size()) * sizeof(float) +
                        weights.head.num_bytes();
   return weights;

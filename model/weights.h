@@ -16,7 +16,7 @@ struct LayerWeights {
   std::vector<float> q_norm;          // [q_size] or empty
   std::vector<float> k_norm;          // [kv_size] or empty
   kernels::PackedMatrix q, k, v, o;
-  kernels::PackedMatrix gate;                  // F32 [gate_rows, hidden], values of the serving dtype
+  kernels::PackedMatrix gate;  // F32 [gate_rows, hidden], values of the serving dtype
   std::vector<kernels::ExpertWeights> shared;  // weight 1 each
 };
 
@@ -29,7 +29,8 @@ struct DenseWeights {
 };
 
 /// Reads a [n, k] tensor and packs it.
-Result<kernels::PackedMatrix> load_matrix(const SafetensorsSet& tensors, const std::string& name,
+Result<kernels::PackedMatrix> load_matrix(const SafetensorsSet& tensors,
+                                          const std::string& name,
                                           DType dtype);
 
 /// Reads and packs everything but routed experts.

@@ -17,7 +17,8 @@ struct ExpertGroup {
   std::vector<std::int32_t> experts;  ///< ascending
 };
 
-/// Groups of every layer, by membership; within a layer ordered by their first expert. Cold groups included.
+/// Groups of every layer, by membership; within a layer ordered by their first expert. Cold groups
+/// included.
 std::vector<std::vector<ExpertGroup>> group_experts(const ModelShape& model,
                                                     const std::vector<Deployment>& deployments);
 
@@ -35,19 +36,24 @@ struct PlaceOptions {
 
 /// Places every expert that a deployment needs; cold experts get no worker.
 ///
-/// kMembership: layer by layer, the experts that the same deployments keep go to the same workers, so that each
-/// deployment needs as few workers as its expert count allows and the fleet as few as the union does; experts that
-/// already live on a worker (in `current`, which may be empty) stay there when that costs no worker.
-/// kById: expert e of a layer on worker e * num_workers / num_routed (contiguous ranges of ids); kRoundRobin: e modulo
-/// the number of workers. Both place over *all* of options.workers and exist to compare with.
+/// kMembership: layer by layer, the experts that the same deployments keep go to the same workers,
+/// so that each deployment needs as few workers as its expert count allows and the fleet as few as
+/// the union does; experts that already live on a worker (in `current`, which may be empty) stay
+/// there when that costs no worker. kById: expert e of a layer on worker e * num_workers /
+/// num_routed (contiguous ranges of ids); kRoundRobin: e modulo the number of workers. Both place
+/// over *all* of options.workers and exist to compare with.
 ///
-/// kResourceExhausted: the needed experts of a layer exceed workers * capacity (names layer, counts and what to change).
-Result<Placement> place_experts(const ModelShape& model, const std::vector<Deployment>& deployments,
-                                const PlaceOptions& options, const Placement& current);
+/// kResourceExhausted: the needed experts of a layer exceed workers * capacity (names layer, counts
+/// and what to change).
+Result<Placement> place_experts(const ModelShape& model,
+                                const std::vector<Deployment>& deployments,
+                                const PlaceOptions& options,
+                                const Placement& current);
 
 /// What a change of placement costs.
 struct MoveCost {
-  std::uint64_t bytes_loaded = 0;   ///< read from the checkpoint by workers that did not hold the expert
+  std::uint64_t bytes_loaded =
+      0;  ///< read from the checkpoint by workers that did not hold the expert
   std::uint64_t bytes_dropped = 0;
   std::int64_t experts_loaded = 0;
   std::int64_t experts_dropped = 0;

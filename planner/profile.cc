@@ -136,7 +136,8 @@ Result<ModelShape::Layer> parse_layer(const json::value& value, const std::strin
   ModelShape::Layer layer;
   if (value.is_null()) return layer;
   if (!value.is_object()) {
-    return invalid(path + ": expected an object, or null for a dense layer, found " + std::string(kind_of(value)));
+    return invalid(path + ": expected an object, or null for a dense layer, found " +
+                   std::string(kind_of(value)));
   }
   const auto count = [&](std::string_view key, std::int32_t& out) -> Result<void> {
     MOIETY_ASSIGN(const std::int64_t number, count_field(value.get_object(), path + ".", key));
@@ -216,7 +217,8 @@ std::string profile_to_json(const Profile& profile) {
 
 Result<ModelShape> shape_of(const Profile& profile) {
   if (profile.layers.empty()) {
-    return invalid("layers: missing, so the numbers of experts are unknown; profile the checkpoint again");
+    return invalid(
+        "layers: missing, so the numbers of experts are unknown; profile the checkpoint again");
   }
   return ModelShape{profile.checkpoint, profile.layers};
 }

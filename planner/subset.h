@@ -15,10 +15,11 @@ namespace moiety::planner {
 struct ModelShape {
   std::string fingerprint;
   struct Layer {
-    std::int32_t num_routed = 0;      ///< 0 for a dense layer
-    std::int32_t num_shared = 0;      ///< shared experts in the checkpoint's expert list, after the routed ones
-    std::int32_t top_k = 0;           ///< routed experts per token
-    std::uint64_t expert_bytes = 0;   ///< bytes of one routed expert as resident on a worker
+    std::int32_t num_routed = 0;  ///< 0 for a dense layer
+    std::int32_t num_shared =
+        0;  ///< shared experts in the checkpoint's expert list, after the routed ones
+    std::int32_t top_k = 0;          ///< routed experts per token
+    std::uint64_t expert_bytes = 0;  ///< bytes of one routed expert as resident on a worker
   };
   std::vector<Layer> layers;
 };
@@ -28,7 +29,8 @@ struct Subset {
   std::string checkpoint;            ///< fingerprint
   std::vector<std::string> domains;  ///< where it came from; may be empty for hand-made files
   std::string method;                ///< "mean_prob", ...
-  /// Original ids, ascending, shared experts *included* (as in EMO's pruning_metadata.json); nullopt = dense layer.
+  /// Original ids, ascending, shared experts *included* (as in EMO's pruning_metadata.json);
+  /// nullopt = dense layer.
   std::vector<std::optional<std::vector<std::int32_t>>> experts_kept_per_layer;
 };
 
@@ -36,9 +38,9 @@ struct Subset {
 Result<Subset> parse_subset(std::string_view json);
 std::string subset_to_json(const Subset& subset);
 
-/// Checks a subset against a checkpoint and gives the routed experts that it keeps. kInvalidArgument: another
-/// fingerprint, wrong number of layers, ids out of range or not ascending, a shared expert missing, or fewer routed
-/// experts in a layer than a token selects.
+/// Checks a subset against a checkpoint and gives the routed experts that it keeps.
+/// kInvalidArgument: another fingerprint, wrong number of layers, ids out of range or not
+/// ascending, a shared expert missing, or fewer routed experts in a layer than a token selects.
 Result<KeptExperts> resolve_subset(const Subset& subset, const ModelShape& model);
 
 /// Every routed expert.

@@ -9,7 +9,8 @@ namespace moiety {
 namespace json = boost::json;
 namespace {
 
-constexpr std::size_t kMaxUnsentBytes = 1u << 20;  // a client that reads slower than this is cut off
+constexpr std::size_t kMaxUnsentBytes = 1u
+                                        << 20;  // a client that reads slower than this is cut off
 
 std::int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
@@ -22,11 +23,14 @@ std::uint64_t random_number() {
   return generator();
 }
 
-http::Response error_response(int status, std::string_view message, std::string_view param,
+http::Response error_response(int status,
+                              std::string_view message,
+                              std::string_view param,
                               std::string_view code) {
   http::Response response;
   response.status = status;
-  response.body = error_envelope(message, status < 500 ? "invalid_request_error" : "server_error", param, code);
+  response.body =
+      error_envelope(message, status < 500 ? "invalid_request_error" : "server_error", param, code);
   if (status == 429 || status == 503) response.headers.emplace("Retry-After", "1");
   return response;
 }
@@ -40,8 +44,11 @@ http::Response error_response(const Error& error) {
 /// Lives from submit to on_finish, shared by the engine's callbacks and the disconnect callback.
 class Completion : public std::enable_shared_from_this<Completion> {
  public:
-  Completion(Engine& engine, const Tokenizer& tokenizer, std::shared_ptr<http::Responder> responder,
-             const CompletionRequest& request, std::string deployment)
+  Completion(Engine& engine,
+             const Tokenizer& tokenizer,
+             std::shared_ptr<http::Responder> responder,
+             const CompletionRequest& request,
+             std::string deployment)
       : engine_(engine),
         responder_(std::move(responder)),
         decoder_(tokenizer),
@@ -54,8 +61,9 @@ class Completion : public std::enable_shared_from_this<Completion> {
 
   Result<Engine::RequestId> submit(GenerateRequest request) {
     auto self = shared_from_this();
-    return engine_.submit(std::move(request), {[self](std::int32_t token) { self->on_token(token); },
-                                               [self](const Finish& finish) { self->on_finish(finish); }});
+    return engine_.submit(std::move(request),
+                          {[self](std::int32_t token) { self->on_token(token); },
+                           [self](const Finish& finish) { self->on_finish(finish); }});
   }
 
   void cancel_on_disconnect(Engine::RequestId id) {
@@ -103,7 +111,8 @@ class Completion : public std::enable_shared_from_this<Completion> {
   void on_error(const Error& error) {
     if (!streaming_) return responder_->respond(error_response(error));
     const ErrorInfo& info = error_info(error.code);
-    responder_->write("data: " + error_envelope(error.message, "server_error", "", info.name) + "\n\n");
+    responder_->write("data: " + error_envelope(error.message, "server_error", "", info.name) +
+                      "\n\n");
     close_stream();
   }
 
@@ -118,7 +127,9 @@ class Completion : public std::enable_shared_from_this<Completion> {
     responder_->end();
   }
 
-  void send(const json::object& body) { responder_->write("data: " + json::serialize(body) + "\n\n"); }
+  void send(const json::object& body) {
+    responder_->write("data: " + json::serialize(body) + "\n\n");
+  }
 
   json::object chunk(std::string_view text, json::value finish_reason) const {
     json::object body;
@@ -126,8 +137,10 @@ class Completion : public std::enable_shared_from_this<Completion> {
     body["object"] = "text_completion";
     body["created"] = created_;
     body["model"] = model_;
-    body["choices"] = json::array{json::object{
-        {"index", 0}, {"text", text}, {"logprobs", nullptr}, {"finish_reason", std::move(finish_reason)}}};
+    body["choices"] = json::array{json::object{{"index", 0},
+                                               {"text", text},
+                                               {"logprobs", nullptr},
+                                               {"finish_reason", std::move(finish_reason)}}};
     if (stream_ && include_usage_) body["usage"] = nullptr;
     return body;
   }
@@ -141,7 +154,8 @@ class Completion : public std::enable_shared_from_this<Completion> {
   json::object details(const Finish& finish) const {
     json::object details;
     details["deployment"] = deployment_.empty() ? json::value(nullptr) : json::value(deployment_);
-    details["masked_mass"] = finish.masked_mass ? json::value(*finish.masked_mass) : json::value(nullptr);
+    details["masked_mass"] =
+        finish.masked_mass ? json::value(*finish.masked_mass) : json::value(nullptr);
     return details;
   }
 
@@ -172,24 +186,32 @@ class Api {
       if (request.method != "POST") return wrong_method(request, *responder, "POST");
       return completions(request, responder);
     }
-    const bool known = path == "/health" || path == "/ready" || path == "/metrics" || path.starts_with(kModels);
+    const bool known =
+        path == "/health" || path == "/ready" || path == "/metrics" || path.starts_with(kModels);
     if (!known) {
-      return responder->respond(error_response(404, "there is no " + path + " here", "", "not_found"));
+      return responder->respond(
+          error_response(404, "there is no " + path + " here", "", "not_found"));
     }
     if (!is_get) return wrong_method(request, *responder, "GET");
-    if (path == "/health") return responder->respond({200, "application/json", "{\"status\":\"ok\"}\n", {}});
+    if (path == "/health")
+      return responder->respond({200, "application/json", "{\"status\":\"ok\"}\n", {}});
     if (path == "/ready") return ready(*responder);
     if (path == "/metrics") {
-      return responder->respond(
-          {200, "text/plain; version=0.0.4; charset=utf-8", metrics_.scrape(engine_.load(), engine_.epoch()), {}});
+      return responder->respond({200,
+                                 "text/plain; version=0.0.4; charset=utf-8",
+                                 metrics_.scrape(engine_.load(), engine_.epoch()),
+                                 {}});
     }
     models(path.substr(kModels.size()), *responder);
   }
 
  private:
-  static void wrong_method(const http::Request& request, http::Responder& responder, std::string allowed) {
+  static void wrong_method(const http::Request& request,
+                           http::Responder& responder,
+                           std::string allowed) {
     http::Response response = error_response(
-        405, request.method + " is not allowed on " + request.path + ": use " + allowed, "", "method_not_allowed");
+        405, request.method + " is not allowed on " + request.path + ": use " + allowed, "",
+        "method_not_allowed");
     response.headers["Allow"] = std::move(allowed);
     responder.respond(std::move(response));
   }
@@ -225,7 +247,8 @@ class Api {
   http::Response model_not_found(const std::string& model) const {
     std::string names;
     for (const Engine::DeploymentInfo& info : engine_.deployments()) {
-      if (!info.draining) names += (names.empty() ? "" : ", ") + served_as(options_.served_name, info.name);
+      if (!info.draining)
+        names += (names.empty() ? "" : ", ") + served_as(options_.served_name, info.name);
     }
     return error_response(404,
                           "the model '" + model + "' is not served here; " +
@@ -233,7 +256,8 @@ class Api {
                           "model", "model_not_found");
   }
 
-  void completions(const http::Request& http_request, const std::shared_ptr<http::Responder>& responder) {
+  void completions(const http::Request& http_request,
+                   const std::shared_ptr<http::Responder>& responder) {
     auto parsed = parse_completion_request(http_request.body);
     if (const auto* error = std::get_if<FieldError>(&parsed)) {
       metrics_.on_refused(options_.served_name, "invalid_argument");
@@ -253,17 +277,19 @@ class Api {
     generate.prompt = std::holds_alternative<std::string>(request.prompt)
                           ? tokenizer_.encode(std::get<std::string>(request.prompt))
                           : std::get<std::vector<std::int32_t>>(request.prompt);
-    generate.sampling = {request.temperature, request.top_p, request.seed.value_or(random_number())};
+    generate.sampling = {request.temperature, request.top_p,
+                         request.seed.value_or(random_number())};
     generate.max_tokens = request.max_tokens;
     if (!request.ignore_eos) generate.stop_ids = engine_.model().architecture().eos_ids;
     generate.deadline = Clock::now() + options_.request_timeout;
-    auto completion =
-        std::make_shared<Completion>(engine_, tokenizer_, responder, request, std::move(deployment));
+    auto completion = std::make_shared<Completion>(engine_, tokenizer_, responder, request,
+                                                   std::move(deployment));
     auto id = completion->submit(std::move(generate));
     if (id) return completion->cancel_on_disconnect(*id);
     const Error& error = id.error();
     metrics_.on_refused(request.model, error_info(error.code).name);
-    if (error.code == ErrorCode::kNotFound) return responder->respond(model_not_found(request.model));
+    if (error.code == ErrorCode::kNotFound)
+      return responder->respond(model_not_found(request.model));
     if (error.code == ErrorCode::kInvalidArgument) {
       return responder->respond(error_response(400, error.message, "prompt", "invalid_value"));
     }
@@ -279,7 +305,9 @@ class Api {
 
 }  // namespace
 
-std::string error_envelope(std::string_view message, std::string_view type, std::string_view param,
+std::string error_envelope(std::string_view message,
+                           std::string_view type,
+                           std::string_view param,
                            std::string_view code) {
   const auto text_or_null = [](std::string_view text) {
     return text.empty() ? json::value(nullptr) : json::value(text);
@@ -291,10 +319,13 @@ std::string error_envelope(std::string_view message, std::string_view type, std:
 }
 
 std::string http_error_body(int status, std::string_view message) {
-  return error_envelope(message, status < 500 ? "invalid_request_error" : "server_error", "", "http_error");
+  return error_envelope(message, status < 500 ? "invalid_request_error" : "server_error", "",
+                        "http_error");
 }
 
-http::Handler make_api(Engine& engine, const Tokenizer& tokenizer, RouterMetrics& metrics,
+http::Handler make_api(Engine& engine,
+                       const Tokenizer& tokenizer,
+                       RouterMetrics& metrics,
                        const ApiOptions& options) {
   auto api = std::make_shared<Api>(engine, tokenizer, metrics, options);
   return [api](http::Request request, std::shared_ptr<http::Responder> responder) {

@@ -12,7 +12,8 @@ std::size_t size(std::int64_t value) { return static_cast<std::size_t>(value); }
 
 }  // namespace
 
-ClusterMoe::ClusterMoe(std::unique_ptr<fabric::RouterLane> lane, const ClusterMoeOptions& options,
+ClusterMoe::ClusterMoe(std::unique_ptr<fabric::RouterLane> lane,
+                       const ClusterMoeOptions& options,
                        SuspectCallback on_suspect)
     : lane_(std::move(lane)), options_(options), on_suspect_(std::move(on_suspect)) {}
 
@@ -105,12 +106,12 @@ void ClusterMoe::build_parts() {
       }
       if (!reachable) {
         const bool placed = size(expert) < owners.size() && !owners[size(expert)].empty();
-        failure_ = fail(ErrorCode::kWorkerLost,
-                        "expert " + std::to_string(expert) + " of layer " +
-                            std::to_string(input_.layer) +
-                            (placed ? " was on worker " + std::to_string(owners[size(expert)][0].value) +
-                                          ", which is lost; try again when it is back"
-                                    : " is on no worker of epoch " + std::to_string(epoch_.value)));
+        failure_ =
+            fail(ErrorCode::kWorkerLost,
+                 "expert " + std::to_string(expert) + " of layer " + std::to_string(input_.layer) +
+                     (placed ? " was on worker " + std::to_string(owners[size(expert)][0].value) +
+                                   ", which is lost; try again when it is back"
+                             : " is on no worker of epoch " + std::to_string(epoch_.value)));
         row_failed_[row] = 1;
       }
     }
@@ -166,7 +167,8 @@ void ClusterMoe::begin(const MoeLayerInput& input) {
 void ClusterMoe::take_reply(WorkerId worker, Part& part, const fabric::Event& event) {
   const fabric::Header& header = event.header;
   if (header.kind == fabric::Kind::kError) {
-    const std::string text(reinterpret_cast<const char*>(event.payload.data()), event.payload.size());
+    const std::string text(reinterpret_cast<const char*>(event.payload.data()),
+                           event.payload.size());
     const std::size_t line = text.find('\n');
     failure_ = fail(error_code_from_name(text.substr(0, line)),
                     "worker " + std::to_string(worker.value) + ": " +
@@ -175,7 +177,8 @@ void ClusterMoe::take_reply(WorkerId worker, Part& part, const fabric::Event& ev
     part.sent = false;  // answered, but without rows
     return;
   }
-  const std::size_t rows = options_.combine == CombineMode::kPerExpert ? part.slots.size() : part.rows.size();
+  const std::size_t rows =
+      options_.combine == CombineMode::kPerExpert ? part.slots.size() : part.rows.size();
   part.reply.resize(rows * size(input_.hidden_size));
   if (auto decoded = decode_rows(event.payload, part.reply); !decoded) {
     part.sent = false;
@@ -215,7 +218,8 @@ void ClusterMoe::await_replies() {
       case fabric::Event::Type::kTimeout:
         for (auto& [silent, part] : parts_) {
           if (!part.sent || part.done) continue;
-          lose(silent, "it did not answer within " + std::to_string(options_.reply_timeout.count()) + " ms");
+          lose(silent, "it did not answer within " +
+                           std::to_string(options_.reply_timeout.count()) + " ms");
           part.sent = false;
         }
         waiting = 0;
@@ -248,7 +252,8 @@ void ClusterMoe::combine_per_expert(std::span<float> y) {
   }
   // The same additions in the same order as reduce_pairs: from zero, slot by slot.
   for (std::size_t i = 0; i < row_of_slot.size(); ++i) {
-    if (row_of_slot[i] != nullptr) kernels::add(y.subspan(i / top_k * hidden, hidden), row_of_slot[i]);
+    if (row_of_slot[i] != nullptr)
+      kernels::add(y.subspan(i / top_k * hidden, hidden), row_of_slot[i]);
   }
 }
 
@@ -264,9 +269,10 @@ void ClusterMoe::finish(std::span<float> y, std::span<std::uint8_t> failed) {
   for (const auto& [worker, part] : parts_) {
     if (part.done) continue;
     if (incarnations_.contains(worker) == false) {
-      failure_ = fail(ErrorCode::kWorkerLost, "worker " + std::to_string(worker.value) +
-                                                  " was lost while it computed layer " +
-                                                  std::to_string(input_.layer) + "; try again when it is back");
+      failure_ =
+          fail(ErrorCode::kWorkerLost,
+               "worker " + std::to_string(worker.value) + " was lost while it computed layer " +
+                   std::to_string(input_.layer) + "; try again when it is back");
     }
     for (std::uint32_t row : part.rows) row_failed_[row] = 1;
   }

@@ -14,18 +14,22 @@ namespace moiety {
 struct ClusterMoeOptions {
   std::uint64_t router_id = 0;
   CombineMode combine = CombineMode::kPerWorker;
-  DType dtype = DType::kBF16;                     ///< how rows travel: the model's GEMM input type
-  std::chrono::milliseconds reply_timeout{10000};  ///< a worker that is silent for longer counts as lost
+  DType dtype = DType::kBF16;  ///< how rows travel: the model's GEMM input type
+  std::chrono::milliseconds reply_timeout{
+      10000};  ///< a worker that is silent for longer counts as lost
   std::chrono::milliseconds connect_timeout{2000};
 };
 
-/// Dispatches each token once to every worker that holds one of its experts, and combines what comes back.
+/// Dispatches each token once to every worker that holds one of its experts, and combines what
+/// comes back.
 ///
-/// Every message of a layer is sent before any reply is waited for; a worker that no row selects hears nothing. A lost or
-/// silent worker fails just the rows that needed it, and is reported through `on_suspect`.
+/// Every message of a layer is sent before any reply is waited for; a worker that no row selects
+/// hears nothing. A lost or silent worker fails just the rows that needed it, and is reported
+/// through `on_suspect`.
 class ClusterMoe final : public StepBackend {
  public:
-  ClusterMoe(std::unique_ptr<fabric::RouterLane> lane, const ClusterMoeOptions& options,
+  ClusterMoe(std::unique_ptr<fabric::RouterLane> lane,
+             const ClusterMoeOptions& options,
              SuspectCallback on_suspect);
 
   void begin(const MoeLayerInput& input) override;
@@ -61,13 +65,14 @@ class ClusterMoe final : public StepBackend {
   const ClusterMoeOptions options_;
   const SuspectCallback on_suspect_;
   Epoch epoch_;
-  // owner_[layer][expert]: the worker to ask, or nothing. One of the connected owners, the lowest id.
+  // owner_[layer][expert]: the worker to ask, or nothing. One of the connected owners, the lowest
+  // id.
   std::vector<std::vector<std::vector<WorkerId>>> owners_;
   std::map<WorkerId, std::uint64_t> incarnations_;  // of the workers that we are connected to
   std::uint64_t step_ = 0;
   MoeLayerInput input_;
-  std::map<WorkerId, Part> parts_;             // in worker order
-  std::vector<std::uint8_t> row_failed_;       // of the layer under way
+  std::map<WorkerId, Part> parts_;        // in worker order
+  std::vector<std::uint8_t> row_failed_;  // of the layer under way
   Clock::time_point sent_at_;
   Error failure_;
   BackendStats stats_;

@@ -14,9 +14,15 @@ struct NeutralField {
   double number;  // the neutral number, besides null, false and empty containers
 };
 constexpr std::array kNeutralFields = {
-    NeutralField{"n", 1},          NeutralField{"best_of", 1},           NeutralField{"echo", 0},
-    NeutralField{"logprobs", NAN}, NeutralField{"presence_penalty", 0}, NeutralField{"frequency_penalty", 0},
-    NeutralField{"logit_bias", NAN}, NeutralField{"stop", NAN},          NeutralField{"suffix", NAN},
+    NeutralField{"n", 1},
+    NeutralField{"best_of", 1},
+    NeutralField{"echo", 0},
+    NeutralField{"logprobs", NAN},
+    NeutralField{"presence_penalty", 0},
+    NeutralField{"frequency_penalty", 0},
+    NeutralField{"logit_bias", NAN},
+    NeutralField{"stop", NAN},
+    NeutralField{"suffix", NAN},
 };
 
 bool is_neutral(const json::value& value, double number) {
@@ -62,8 +68,9 @@ class Reader {
     if (value == nullptr) return;
     const double number = value->is_number() ? value->to_number<double>() : NAN;
     if (!(number >= min && number <= max)) {
-      return fail(field, std::string(field) + " must be a number from " + std::to_string(min).substr(0, 4) +
-                             " to " + std::to_string(max).substr(0, 4));
+      return fail(field, std::string(field) + " must be a number from " +
+                             std::to_string(min).substr(0, 4) + " to " +
+                             std::to_string(max).substr(0, 4));
     }
     out = static_cast<float>(number);
   }
@@ -85,7 +92,8 @@ std::optional<std::vector<std::int32_t>> token_ids(const json::array& array) {
 void read_prompt(Reader& reader, CompletionRequest& request) {
   static constexpr const char* kForms = "prompt must be a string or an array of token ids";
   const json::value* value = reader.find("prompt");
-  if (value == nullptr) return reader.fail("prompt", "prompt is missing: give a string or an array of token ids");
+  if (value == nullptr)
+    return reader.fail("prompt", "prompt is missing: give a string or an array of token ids");
   if (value->is_array() && value->get_array().size() == 1 && !value->get_array()[0].is_int64()) {
     value = &value->get_array()[0];  // a list of one prompt
   }
@@ -96,7 +104,8 @@ void read_prompt(Reader& reader, CompletionRequest& request) {
   if (!value->is_array()) return reader.fail("prompt", kForms);
   const json::array& array = value->get_array();
   if (array.size() > 1 && !array[0].is_int64()) {
-    return reader.fail("prompt", "only one prompt per request is supported: send one request for each");
+    return reader.fail("prompt",
+                       "only one prompt per request is supported: send one request for each");
   }
   auto ids = token_ids(array);
   if (!ids) return reader.fail("prompt", kForms);
@@ -134,7 +143,8 @@ std::variant<CompletionRequest, FieldError> parse_completion_request(std::string
     if (!value->is_int64() && !value->is_uint64()) {
       reader.fail("seed", "seed must be a whole number");
     } else {
-      request.seed = value->is_int64() ? static_cast<std::uint64_t>(value->get_int64()) : value->get_uint64();
+      request.seed =
+          value->is_int64() ? static_cast<std::uint64_t>(value->get_int64()) : value->get_uint64();
     }
   }
   reader.read_bool("stream", request.stream);
@@ -155,9 +165,9 @@ std::variant<CompletionRequest, FieldError> parse_completion_request(std::string
   }
   for (const auto& [key, value] : object) {
     const std::string_view name(key.data(), key.size());
-    bool known = name == "model" || name == "prompt" || name == "max_tokens" || name == "temperature" ||
-                 name == "top_p" || name == "seed" || name == "stream" || name == "ignore_eos" ||
-                 name == "stream_options" || name == "user";
+    bool known = name == "model" || name == "prompt" || name == "max_tokens" ||
+                 name == "temperature" || name == "top_p" || name == "seed" || name == "stream" ||
+                 name == "ignore_eos" || name == "stream_options" || name == "user";
     for (const NeutralField& field : kNeutralFields) {
       if (field.name != name) continue;
       known = true;

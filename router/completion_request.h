@@ -30,8 +30,9 @@ struct FieldError {
   std::string message;
 };
 
-/// Interprets a request body. Fields that are not implemented are accepted at their neutral value (n = 1, logprobs = null,
-/// penalties 0, ...) and refused by name at any other; unknown fields are refused by name.
+/// Interprets a request body. Fields that are not implemented are accepted at their neutral value
+/// (n = 1, logprobs = null, penalties 0, ...) and refused by name at any other; unknown fields are
+/// refused by name.
 std::variant<CompletionRequest, FieldError> parse_completion_request(std::string_view body);
 
 }  // namespace moiety

@@ -13,13 +13,15 @@ planner::ModelShape model_shape(const Checkpoint& checkpoint, DType dtype) {
   shape.fingerprint = checkpoint.fingerprint();
   for (std::int32_t layer = 0; layer < arch.num_layers(); ++layer) {
     const MoeDescription& moe = arch.layers[static_cast<std::size_t>(layer)].moe;
-    shape.layers.push_back({moe.num_routed, moe.num_shared, moe.top_k,
-                            static_cast<std::uint64_t>(arch.expert_parameters(layer)) * dtype_bytes(dtype)});
+    shape.layers.push_back(
+        {moe.num_routed, moe.num_shared, moe.top_k,
+         static_cast<std::uint64_t>(arch.expert_parameters(layer)) * dtype_bytes(dtype)});
   }
   return shape;
 }
 
-Result<KeptExperts> load_subset(const std::filesystem::path& file, const planner::ModelShape& shape) {
+Result<KeptExperts> load_subset(const std::filesystem::path& file,
+                                const planner::ModelShape& shape) {
   MOIETY_ASSIGN(const std::string text, read_file(file));
   auto subset = planner::parse_subset(text);
   if (!subset) return with_context(file.string(), subset.error());
@@ -28,21 +30,25 @@ Result<KeptExperts> load_subset(const std::filesystem::path& file, const planner
   return std::move(*kept);
 }
 
-Result<EpochView> embedded_view(const planner::ModelShape& shape, bool full,
-                                const std::vector<std::pair<std::string, std::filesystem::path>>& subsets) {
+Result<EpochView> embedded_view(
+    const planner::ModelShape& shape,
+    bool full,
+    const std::vector<std::pair<std::string, std::filesystem::path>>& subsets) {
   EpochView view;
   view.placement.epoch = Epoch{1};
   if (full) view.deployments.push_back({"", planner::keep_all(shape), false});
   std::set<std::string> names;
   for (const auto& [name, file] : subsets) {
     if (name.empty() || !names.insert(name).second) {
-      return fail(ErrorCode::kInvalidArgument, "deployment name '" + name + "' is empty or given twice");
+      return fail(ErrorCode::kInvalidArgument,
+                  "deployment name '" + name + "' is empty or given twice");
     }
     MOIETY_ASSIGN(KeptExperts kept, load_subset(file, shape));
     view.deployments.push_back({name, std::move(kept), false});
   }
   if (view.deployments.empty()) {
-    return fail(ErrorCode::kInvalidArgument, "nothing to serve: leave out --no-full or add --deploy NAME=FILE");
+    return fail(ErrorCode::kInvalidArgument,
+                "nothing to serve: leave out --no-full or add --deploy NAME=FILE");
   }
   return view;
 }

@@ -17,12 +17,15 @@ namespace moiety {
 planner::ModelShape model_shape(const Checkpoint& checkpoint, DType dtype);
 
 /// Reads and resolves a subset file; errors name it.
-Result<KeptExperts> load_subset(const std::filesystem::path& file, const planner::ModelShape& shape);
+Result<KeptExperts> load_subset(const std::filesystem::path& file,
+                                const planner::ModelShape& shape);
 
-/// The one epoch of a process that holds its experts itself: the full model if wanted, and named subsets.
-/// kInvalidArgument: a bad subset file, a bad or repeated name, nothing to serve.
-Result<EpochView> embedded_view(const planner::ModelShape& shape, bool full,
-                                const std::vector<std::pair<std::string, std::filesystem::path>>& subsets);
+/// The one epoch of a process that holds its experts itself: the full model if wanted, and named
+/// subsets. kInvalidArgument: a bad subset file, a bad or repeated name, nothing to serve.
+Result<EpochView> embedded_view(
+    const planner::ModelShape& shape,
+    bool full,
+    const std::vector<std::pair<std::string, std::filesystem::path>>& subsets);
 
 /// The experts that any deployment keeps, ascending.
 std::vector<ExpertId> needed_experts(const EpochView& view);

@@ -8,7 +8,8 @@
 namespace moiety {
 namespace {
 
-constexpr std::chrono::milliseconds kIdleWait{1000};  // also how late a waiting request's deadline is seen
+constexpr std::chrono::milliseconds kIdleWait{
+    1000};  // also how late a waiting request's deadline is seen
 
 }  // namespace
 
@@ -26,15 +27,19 @@ std::string_view finish_reason_name(FinishReason reason) {
   return "?";
 }
 
-Engine::Engine(const Model& model, StepBackend& backend, const EngineOptions& options,
+Engine::Engine(const Model& model,
+               StepBackend& backend,
+               const EngineOptions& options,
                EngineObserver* observer)
     : model_(model),
       backend_(backend),
       options_(options),
       observer_(observer),
-      kv_(model.architecture(), model.dtype(),
+      kv_(model.architecture(),
+          model.dtype(),
           static_cast<std::int32_t>(std::clamp<std::uint64_t>(
-              options.kv_cache_bytes / KvCache::block_bytes(model.architecture(), model.dtype()), 1,
+              options.kv_cache_bytes / KvCache::block_bytes(model.architecture(), model.dtype()),
+              1,
               1u << 24))),
       thread_([this] { loop(); }) {}
 
@@ -65,7 +70,8 @@ Result<Engine::RequestId> Engine::submit(GenerateRequest request, RequestCallbac
   }
   if (KvCache::blocks_for(length) > kv_.num_blocks()) {
     return fail(ErrorCode::kInvalidArgument,
-                "the request needs " + std::to_string(length) + " tokens of KV cache, this router has " +
+                "the request needs " + std::to_string(length) +
+                    " tokens of KV cache, this router has " +
                     std::to_string(std::int64_t{kv_.num_blocks()} * kernels::kKvBlockSize) +
                     " (--kv-cache-bytes)");
   }
@@ -87,8 +93,9 @@ Result<Engine::RequestId> Engine::submit(GenerateRequest request, RequestCallbac
                                                      : "there is no deployment '" + name + "'");
     }
     if (waiting_.size() >= static_cast<std::size_t>(options_.max_queue)) {
-      return fail(ErrorCode::kResourceExhausted,
-                  std::to_string(waiting_.size()) + " requests are waiting already: try again later");
+      return fail(
+          ErrorCode::kResourceExhausted,
+          std::to_string(waiting_.size()) + " requests are waiting already: try again later");
     }
     sequence.mask = it->second.mask;
     id = sequence.id = next_id_++;
@@ -148,7 +155,8 @@ void Engine::apply_pending_view() {
       const auto old = served_.find(deployment.name);
       const bool same = old != served_.end() && old->second.deployment.kept == deployment.kept;
       served[deployment.name] = {
-          deployment, same ? old->second.mask : make_gate_mask(deployment.kept, model_.architecture())};
+          deployment,
+          same ? old->second.mask : make_gate_mask(deployment.kept, model_.architecture())};
     }
     served_ = std::move(served);
     epoch_ = view.placement.epoch;
@@ -200,9 +208,10 @@ void Engine::sweep() {
     if (sequence.cancelled) {
       finish(sequence, FinishReason::kCancelled);
     } else {
-      finish(sequence, FinishReason::kError,
-             fail(ErrorCode::kDeadlineExceeded, "the request's deadline passed after " +
-                                                    std::to_string(sequence.generated()) + " tokens"));
+      finish(
+          sequence, FinishReason::kError,
+          fail(ErrorCode::kDeadlineExceeded, "the request's deadline passed after " +
+                                                 std::to_string(sequence.generated()) + " tokens"));
     }
   };
   for (Sequence& sequence : ended) end(sequence);
@@ -221,8 +230,8 @@ void Engine::admit() {
   const std::lock_guard lock(mutex_);
   while (!waiting_.empty() && running_.size() < static_cast<std::size_t>(options_.max_num_seqs)) {
     Sequence& next = waiting_.front();
-    auto blocks = kv_.allocate(
-        KvCache::blocks_for(static_cast<std::int64_t>(next.tokens.size()) + next.request.max_tokens));
+    auto blocks = kv_.allocate(KvCache::blocks_for(static_cast<std::int64_t>(next.tokens.size()) +
+                                                   next.request.max_tokens));
     if (!blocks) break;  // first come, first served: nobody overtakes the one that waits for blocks
     next.blocks = std::move(*blocks);
     running_.push_back(std::move(next));
@@ -244,10 +253,11 @@ bool Engine::step() {
     const auto pending = static_cast<std::int32_t>(sequence.tokens.size()) - sequence.computed;
     const bool last = count == pending;
     parts.push_back({&sequence, count, last});
-    chunks.push_back({std::span(sequence.tokens).subspan(static_cast<std::size_t>(sequence.computed),
-                                                         static_cast<std::size_t>(count)),
-                      sequence.computed, sequence.blocks, sequence.mask.get(),
-                      last ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone});
+    chunks.push_back(
+        {std::span(sequence.tokens)
+             .subspan(static_cast<std::size_t>(sequence.computed), static_cast<std::size_t>(count)),
+         sequence.computed, sequence.blocks, sequence.mask.get(),
+         last ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone});
     budget -= count;
   };
   for (Sequence& sequence : running_) {
@@ -255,7 +265,8 @@ bool Engine::step() {
   }
   for (Sequence& sequence : running_) {
     if (sequence.generated() > 0 || budget <= 0) continue;
-    take(sequence, std::min(budget, static_cast<std::int32_t>(sequence.tokens.size()) - sequence.computed));
+    take(sequence,
+         std::min(budget, static_cast<std::int32_t>(sequence.tokens.size()) - sequence.computed));
   }
   if (chunks.empty()) return false;
 
@@ -263,7 +274,8 @@ bool Engine::step() {
   backend_.begin_step(++step_count_);
   const StepResult result = model_.forward(chunks, kv_, backend_);
   if (observer_ != nullptr) {
-    observer_->on_step(std::chrono::duration<double>(Clock::now() - begin).count(), result.failed.size());
+    observer_->on_step(std::chrono::duration<double>(Clock::now() - begin).count(),
+                       result.failed.size());
     observer_->on_experts(result.topk_ids);
     observer_->on_backend(backend_.stats());
   }
@@ -287,9 +299,9 @@ bool Engine::step() {
       continue;
     }
     if (!part.wants_token) continue;
-    const std::int32_t token = sample(std::span(result.logits).subspan(logits_at, vocab),
-                                      sequence.request.sampling,
-                                      static_cast<std::uint64_t>(sequence.generated()));
+    const std::int32_t token =
+        sample(std::span(result.logits).subspan(logits_at, vocab), sequence.request.sampling,
+               static_cast<std::uint64_t>(sequence.generated()));
     sequence.tokens.push_back(token);
     const auto& stops = sequence.request.stop_ids;
     const bool stop = std::find(stops.begin(), stops.end(), token) != stops.end();

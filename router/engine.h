@@ -21,18 +21,20 @@
 namespace moiety {
 
 struct EngineOptions {
-  std::int32_t max_num_seqs = 64;               ///< sequences in one step
-  std::int32_t max_num_batched_tokens = 512;    ///< tokens in one step: decodes first, then prefill chunks
-  std::int32_t max_queue = 1024;                ///< waiting requests; beyond: kResourceExhausted
+  std::int32_t max_num_seqs = 64;  ///< sequences in one step
+  std::int32_t max_num_batched_tokens =
+      512;                        ///< tokens in one step: decodes first, then prefill chunks
+  std::int32_t max_queue = 1024;  ///< waiting requests; beyond: kResourceExhausted
   std::uint64_t kv_cache_bytes = 512u << 20;
 };
 
 struct GenerateRequest {
-  std::string deployment;             ///< "" = the full model
-  std::vector<std::int32_t> prompt;   ///< at least one token
+  std::string deployment;            ///< "" = the full model
+  std::vector<std::int32_t> prompt;  ///< at least one token
   SamplingParams sampling;
   std::int32_t max_tokens = 16;
-  std::vector<std::int32_t> stop_ids;  ///< generation ends at one of these (it is reported, not part of the text)
+  std::vector<std::int32_t>
+      stop_ids;  ///< generation ends at one of these (it is reported, not part of the text)
   Deadline deadline = Deadline::max();
 };
 
@@ -42,14 +44,16 @@ std::string_view finish_reason_name(FinishReason reason);
 /// How a request ended.
 struct Finish {
   FinishReason reason = FinishReason::kStop;
-  Error error;                        ///< kError only
+  Error error;  ///< kError only
   std::int32_t prompt_tokens = 0;
   std::int32_t completion_tokens = 0;  ///< the stop token included
-  /// Mean over MoE layers and all tokens that went through the model; absent for physically pruned checkpoints.
+  /// Mean over MoE layers and all tokens that went through the model; absent for physically pruned
+  /// checkpoints.
   std::optional<double> masked_mass;
 };
 
-/// What a request hears, on the step loop's thread; must not block. After on_finish nothing more comes.
+/// What a request hears, on the step loop's thread; must not block. After on_finish nothing more
+/// comes.
 struct RequestCallbacks {
   std::function<void(std::int32_t token)> on_token;
   std::function<void(const Finish&)> on_finish;
@@ -67,30 +71,36 @@ struct EngineObserver {
 
 /// The step loop: continuous batching over a model and a backend, on a thread of its own.
 ///
-/// Every step takes one token of each running sequence and fills the token budget with prompt chunks of new ones, first
-/// come first served. A sequence is admitted when KV blocks for its prompt and all of max_tokens are free, so nothing that
-/// runs is ever pushed out. A batch may mix deployments: each row has its own mask. The destructor ends all requests with
-/// kCancelled and joins.
+/// Every step takes one token of each running sequence and fills the token budget with prompt
+/// chunks of new ones, first come first served. A sequence is admitted when KV blocks for its
+/// prompt and all of max_tokens are free, so nothing that runs is ever pushed out. A batch may mix
+/// deployments: each row has its own mask. The destructor ends all requests with kCancelled and
+/// joins.
 class Engine {
  public:
   using RequestId = std::uint64_t;
 
   /// `model`, `backend` and `observer` (may be null) outlive the engine.
-  Engine(const Model& model, StepBackend& backend, const EngineOptions& options, EngineObserver* observer);
+  Engine(const Model& model,
+         StepBackend& backend,
+         const EngineOptions& options,
+         EngineObserver* observer);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// Queues a request; any thread. Errors, before any callback: kNotFound (no such deployment, or it is draining),
-  /// kInvalidArgument (empty prompt, ids outside the vocabulary, prompt + max_tokens beyond the context), kUnavailable (no
-  /// epoch yet), kResourceExhausted (queue full, or more KV blocks than there are at all).
+  /// Queues a request; any thread. Errors, before any callback: kNotFound (no such deployment, or
+  /// it is draining), kInvalidArgument (empty prompt, ids outside the vocabulary, prompt +
+  /// max_tokens beyond the context), kUnavailable (no epoch yet), kResourceExhausted (queue full,
+  /// or more KV blocks than there are at all).
   Result<RequestId> submit(GenerateRequest request, RequestCallbacks callbacks);
 
   /// Ends a request with kCancelled at the next step boundary; unknown ids are ignored. Any thread.
   void cancel(RequestId id);
 
-  /// Hands the loop a new epoch; `on_active` is called on its thread when steps use it, with the workers that could not be
-  /// reached. A newer view replaces one that was not applied yet. Any thread.
+  /// Hands the loop a new epoch; `on_active` is called on its thread when steps use it, with the
+  /// workers that could not be reached. A newer view replaces one that was not applied yet. Any
+  /// thread.
   void apply(EpochView view, std::function<void(Epoch, std::vector<WorkerId> lost)> on_active);
 
   struct DeploymentInfo {
@@ -119,8 +129,8 @@ class Engine {
     std::shared_ptr<const GateMask> mask;
     std::vector<std::int32_t> tokens;  // prompt, then generated
     std::vector<std::int32_t> blocks;
-    std::int32_t computed = 0;         // tokens whose k and v are in the cache
-    double masked_mass = 0;            // summed over computed tokens
+    std::int32_t computed = 0;  // tokens whose k and v are in the cache
+    double masked_mass = 0;     // summed over computed tokens
     bool cancelled = false;
     std::int32_t generated() const {
       return static_cast<std::int32_t>(tokens.size() - request.prompt.size());
@@ -147,14 +157,14 @@ class Engine {
   std::uint64_t step_count_ = 0;
 
   mutable std::mutex mutex_;
-  std::deque<Sequence> waiting_;                  // guarded by mutex_
-  std::vector<RequestId> cancelled_;              // guarded by mutex_
-  std::optional<PendingView> pending_view_;       // guarded by mutex_
-  std::map<std::string, Served> served_;          // guarded by mutex_
+  std::deque<Sequence> waiting_;                   // guarded by mutex_
+  std::vector<RequestId> cancelled_;               // guarded by mutex_
+  std::optional<PendingView> pending_view_;        // guarded by mutex_
+  std::map<std::string, Served> served_;           // guarded by mutex_
   std::map<std::string, std::uint64_t> requests_;  // guarded by mutex_: running and waiting
-  std::uint64_t num_running_ = 0;                 // guarded by mutex_
-  Epoch epoch_;                                   // guarded by mutex_
-  RequestId next_id_ = 1;                         // guarded by mutex_
+  std::uint64_t num_running_ = 0;                  // guarded by mutex_
+  Epoch epoch_;                                    // guarded by mutex_
+  RequestId next_id_ = 1;                          // guarded by mutex_
   std::atomic<bool> stop_{false};
   std::thread thread_;
 };

@@ -28,7 +28,8 @@ void LocalMoe::begin(const MoeLayerInput& input) { input_ = input; }
 void LocalMoe::finish(std::span<float> y, std::span<std::uint8_t> failed) {
   const PairList pairs = make_pairs(input_);
   pair_rows_.resize(pairs.num_pairs() * static_cast<std::size_t>(input_.hidden_size));
-  if (auto done = runner_.run(store_, input_.layer, input_.hidden_size, input_.rows, pairs, pair_rows_);
+  if (auto done =
+          runner_.run(store_, input_.layer, input_.hidden_size, input_.rows, pairs, pair_rows_);
       !done) {
     failure_ = done.error();
     std::fill(y.begin(), y.end(), 0.0f);

@@ -10,7 +10,8 @@
 
 namespace moiety {
 
-/// Embedded mode: this process holds the experts. The reference that a cluster's answers are compared with.
+/// Embedded mode: this process holds the experts. The reference that a cluster's answers are
+/// compared with.
 class LocalMoe final : public StepBackend {
  public:
   /// `store` and `pool` outlive it.

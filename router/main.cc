@@ -9,18 +9,22 @@ int main(int argc, char** argv) {
   using moiety::CombineMode;
   moiety::RouterOptions options;
   CLI::App app(
-      "Moiety router: the HTTP endpoint and the dense part of the model. With --coordinator it dispatches tokens to the "
-      "cluster's workers, without it holds the experts itself (embedded mode). The cluster's secret comes from the "
+      "Moiety router: the HTTP endpoint and the dense part of the model. With --coordinator it "
+      "dispatches tokens to the "
+      "cluster's workers, without it holds the experts itself (embedded mode). The cluster's "
+      "secret comes from the "
       "environment variable MOIETY_TOKEN.");
   moiety::add_router_flags(app, options);
   app.add_option("--coordinator", options.coordinator, "Coordinator's control address, HOST:PORT");
   app.add_option("--id", options.id, "Router id, unique in the cluster")->capture_default_str();
-  static const std::map<std::string, CombineMode> kCombine = {{"per_worker", CombineMode::kPerWorker},
-                                                              {"per_expert", CombineMode::kPerExpert}};
+  static const std::map<std::string, CombineMode> kCombine = {
+      {"per_worker", CombineMode::kPerWorker}, {"per_expert", CombineMode::kPerExpert}};
   app.add_option("--combine", options.combine,
-                 "per_worker (default): one row per token and worker; per_expert: the same bits as embedded mode")
+                 "per_worker (default): one row per token and worker; per_expert: the same bits as "
+                 "embedded mode")
       ->transform(CLI::CheckedTransformer(kCombine));
-  app.add_option("--reply-timeout-ms", options.reply_timeout_ms, "A worker that is silent for longer counts as lost")
+  app.add_option("--reply-timeout-ms", options.reply_timeout_ms,
+                 "A worker that is silent for longer counts as lost")
       ->check(CLI::Range(10, 600000))
       ->capture_default_str();
   app.add_option("--orphan-timeout", options.orphan_timeout_s,

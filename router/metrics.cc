@@ -16,10 +16,11 @@ using Buckets = prometheus::Histogram::BucketBoundaries;
 struct RouterMetrics::State {
   State(const Architecture& architecture, std::string name, bool per_expert)
       : served_name(std::move(name)),
-        requests(BuildCounter()
-                     .Name("moiety_requests_total")
-                     .Help("Requests that ended, by reason: stop, length, cancelled, or an error code")
-                     .Register(registry)),
+        requests(
+            BuildCounter()
+                .Name("moiety_requests_total")
+                .Help("Requests that ended, by reason: stop, length, cancelled, or an error code")
+                .Register(registry)),
         prompt_tokens(BuildCounter()
                           .Name("moiety_prompt_tokens_total")
                           .Help("Prompt tokens of requests that ended")
@@ -34,7 +35,9 @@ struct RouterMetrics::State {
                          .Name("moiety_step_seconds")
                          .Help("Time of one forward pass of the batch")
                          .Register(registry)
-                         .Add({}, Buckets{0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5})),
+                         .Add({},
+                              Buckets{0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5,
+                                      1, 2, 5})),
         step_rows(BuildHistogram()
                       .Name("moiety_step_tokens")
                       .Help("Tokens of one forward pass")
@@ -42,7 +45,8 @@ struct RouterMetrics::State {
                       .Add({}, Buckets{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024})),
         masked_mass(BuildHistogram()
                         .Name("moiety_masked_mass")
-                        .Help("Per request: gate probability that wanted experts which the deployment leaves out, "
+                        .Help("Per request: gate probability that wanted experts which the "
+                              "deployment leaves out, "
                               "mean over MoE layers and tokens")
                         .Register(registry)),
         running(BuildGauge()
@@ -60,20 +64,25 @@ struct RouterMetrics::State {
                   .Help("Placement that steps use now; 0 before the first")
                   .Register(registry)
                   .Add({})),
-        expert_tokens(BuildCounter()
-                          .Name("moiety_expert_tokens_total")
-                          .Help("Tokens that selected a routed expert, by layer and original expert id")
-                          .Register(registry)),
+        expert_tokens(
+            BuildCounter()
+                .Name("moiety_expert_tokens_total")
+                .Help("Tokens that selected a routed expert, by layer and original expert id")
+                .Register(registry)),
         layers(counter("moiety_moe_layers_total", "MoE layers run with workers")),
         dispatches(counter("moiety_dispatches_total", "Dispatch messages sent to workers")),
         rows(counter("moiety_dispatch_rows_total", "Tokens times MoE layers run with workers")),
-        row_copies(counter("moiety_dispatch_row_copies_total",
-                           "Rows sent to workers; divided by moiety_dispatch_rows_total: the mean fan-out")),
-        stale(counter("moiety_stale_replies_total", "Replies dropped because they matched no dispatch under way")),
-        wait_seconds(counter("moiety_layer_wait_seconds_total",
-                             "From a layer's first dispatch to its last reply, summed over layers")),
-        compute_seconds(counter("moiety_layer_compute_seconds_total",
-                                "Compute time of each layer's slowest worker, by its own clock, summed over layers")),
+        row_copies(counter(
+            "moiety_dispatch_row_copies_total",
+            "Rows sent to workers; divided by moiety_dispatch_rows_total: the mean fan-out")),
+        stale(counter("moiety_stale_replies_total",
+                      "Replies dropped because they matched no dispatch under way")),
+        wait_seconds(
+            counter("moiety_layer_wait_seconds_total",
+                    "From a layer's first dispatch to its last reply, summed over layers")),
+        compute_seconds(counter(
+            "moiety_layer_compute_seconds_total",
+            "Compute time of each layer's slowest worker, by its own clock, summed over layers")),
         lane_bytes(BuildCounter()
                        .Name("moiety_lane_bytes_total")
                        .Help("Payload bytes on the lane, by direction")
@@ -120,7 +129,9 @@ struct RouterMetrics::State {
   std::atomic<std::uint64_t> requests_total{0};
 };
 
-RouterMetrics::RouterMetrics(const Architecture& architecture, std::string served_name, bool per_expert)
+RouterMetrics::RouterMetrics(const Architecture& architecture,
+                             std::string served_name,
+                             bool per_expert)
     : state_(std::make_unique<State>(architecture, std::move(served_name), per_expert)) {}
 RouterMetrics::~RouterMetrics() = default;
 
@@ -162,7 +173,8 @@ void RouterMetrics::on_request_end(const std::string& deployment, const Finish& 
   state_->generation_tokens.Increment(finish.completion_tokens);
   if (finish.masked_mass) {
     state_->masked_mass
-        .Add({{"deployment", model}}, Buckets{0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9})
+        .Add({{"deployment", model}},
+             Buckets{0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9})
         .Observe(*finish.masked_mass);
   }
 }

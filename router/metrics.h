@@ -11,8 +11,8 @@ namespace moiety {
 /// The router's Prometheus metrics. Thread-safe.
 class RouterMetrics final : public EngineObserver {
  public:
-  /// `served_name` labels the full model; deployments are served_name:NAME. With `per_expert` there is one series
-  /// per (layer, expert).
+  /// `served_name` labels the full model; deployments are served_name:NAME. With `per_expert` there
+  /// is one series per (layer, expert).
   RouterMetrics(const Architecture& architecture, std::string served_name, bool per_expert);
   ~RouterMetrics() override;
 

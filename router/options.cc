@@ -5,19 +5,25 @@
 namespace moiety {
 
 void add_router_flags(CLI::App& app, RouterOptions& options) {
-  static const std::map<std::string, DType> kDtypes = {{"bf16", DType::kBF16}, {"f32", DType::kF32}};
+  static const std::map<std::string, DType> kDtypes = {{"bf16", DType::kBF16},
+                                                       {"f32", DType::kF32}};
   app.add_option("-m,--model", options.model, "Checkpoint folder")->required();
-  app.add_option("--served-model-name", options.served_name, "Name in the API; the model folder's name unless given");
+  app.add_option("--served-model-name", options.served_name,
+                 "Name in the API; the model folder's name unless given");
   app.add_option("--host", options.host, "Address of the HTTP endpoint")->capture_default_str();
-  app.add_option("--port", options.port, "Port of the HTTP endpoint; 0 = a free one")->capture_default_str();
-  app.add_option("--threads", options.threads, "Compute threads; 0 = one per core")->capture_default_str();
+  app.add_option("--port", options.port, "Port of the HTTP endpoint; 0 = a free one")
+      ->capture_default_str();
+  app.add_option("--threads", options.threads, "Compute threads; 0 = one per core")
+      ->capture_default_str();
   app.add_option("--dtype", options.dtype, "Weights and GEMM inputs as bf16 (default) or f32")
       ->transform(CLI::CheckedTransformer(kDtypes));
-  app.add_option("--kernels", options.kernels, "Kernel variant: auto, avx2, plain, reference")->capture_default_str();
+  app.add_option("--kernels", options.kernels, "Kernel variant: auto, avx2, plain, reference")
+      ->capture_default_str();
   app.add_option("--max-num-seqs", options.engine.max_num_seqs, "Most sequences in one step")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
-  app.add_option("--max-num-batched-tokens", options.engine.max_num_batched_tokens, "Token budget of one step")
+  app.add_option("--max-num-batched-tokens", options.engine.max_num_batched_tokens,
+                 "Token budget of one step")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--max-queue", options.engine.max_queue, "Waiting requests; beyond it: status 429")
@@ -26,7 +32,8 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
   app.add_option("--kv-cache-bytes", options.engine.kv_cache_bytes, "Memory for the KV cache")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
-  app.add_option("--request-timeout", options.request_timeout_s, "Seconds a request may take in all")
+  app.add_option("--request-timeout", options.request_timeout_s,
+                 "Seconds a request may take in all")
       ->check(CLI::Range(1, 86400))
       ->capture_default_str();
   app.add_flag("!--no-expert-metrics", options.expert_metrics,

@@ -51,8 +51,12 @@ class StopSignal {
 /// The control channel's side of a router in a cluster.
 class ClusterControl {
  public:
-  ClusterControl(const RouterOptions& options, const std::string& fingerprint, std::uint16_t http_port,
-                 Engine& engine, RouterMetrics& metrics, StopSignal& stop)
+  ClusterControl(const RouterOptions& options,
+                 const std::string& fingerprint,
+                 std::uint16_t http_port,
+                 Engine& engine,
+                 RouterMetrics& metrics,
+                 StopSignal& stop)
       : engine_(engine), metrics_(metrics), stop_(stop) {
     proto::ControlClientOptions control;
     control.address = options.coordinator;
@@ -71,10 +75,10 @@ class ClusterControl {
   void start() {
     const std::lock_guard lock(mutex_);
     client_ = std::make_unique<proto::ControlClient>(
-        options_, proto::ControlClientCallbacks{
-                                [this](proto::ControlMessage message) { handle(std::move(message)); },
-                                [this] { return heartbeat(); },
-                                [this](const Error& why) { stop_.stop(why); }});
+        options_,
+        proto::ControlClientCallbacks{
+            [this](proto::ControlMessage message) { handle(std::move(message)); },
+            [this] { return heartbeat(); }, [this](const Error& why) { stop_.stop(why); }});
   }
 
   /// No message is sent or handled after this.
@@ -89,7 +93,8 @@ class ClusterControl {
   void send(const proto::ControlMessage& message) {
     const std::lock_guard lock(mutex_);
     if (client_ == nullptr) return;
-    if (auto sent = client_->send(message); !sent) log_warning("to the coordinator: {}", sent.error().message);
+    if (auto sent = client_->send(message); !sent)
+      log_warning("to the coordinator: {}", sent.error().message);
   }
 
  private:
@@ -109,8 +114,9 @@ class ClusterControl {
 
   proto::ControlMessage heartbeat() {
     const Engine::Load load = engine_.load();
-    return proto::RouterHeartbeat{{load.running, load.waiting, load.per_deployment, metrics_.requests_total(),
-                                   metrics_.prompt_tokens_total(), metrics_.generation_tokens_total()}};
+    return proto::RouterHeartbeat{{load.running, load.waiting, load.per_deployment,
+                                   metrics_.requests_total(), metrics_.prompt_tokens_total(),
+                                   metrics_.generation_tokens_total()}};
   }
 
   Engine& engine_;
@@ -131,10 +137,12 @@ Result<void> run_router(const RouterOptions& options,
   MOIETY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(options.model));
   MOIETY_ASSIGN(const Tokenizer tokenizer, Tokenizer::load(options.model));
   ThreadPool pool(options.threads);
-  MOIETY_ASSIGN(const std::unique_ptr<Model> model, Model::load(checkpoint, options.dtype, variant, pool));
+  MOIETY_ASSIGN(const std::unique_ptr<Model> model,
+                Model::load(checkpoint, options.dtype, variant, pool));
   const std::string served_name =
-      options.served_name.empty() ? std::filesystem::absolute(options.model / "x").parent_path().filename().string()
-                                  : options.served_name;
+      options.served_name.empty()
+          ? std::filesystem::absolute(options.model / "x").parent_path().filename().string()
+          : options.served_name;
   RouterMetrics metrics(checkpoint.architecture(), served_name, options.expert_metrics);
 
   const bool embedded = options.coordinator.empty();
@@ -143,8 +151,8 @@ Result<void> run_router(const RouterOptions& options,
   std::unique_ptr<StepBackend> backend;
   std::unique_ptr<ClusterControl> control;  // outlives the engine, which calls it
   if (embedded) {
-    MOIETY_ASSIGN(local_view,
-                  embedded_view(model_shape(checkpoint, options.dtype), options.full, options.deployments));
+    MOIETY_ASSIGN(local_view, embedded_view(model_shape(checkpoint, options.dtype), options.full,
+                                            options.deployments));
     MOIETY_TRY(store.load(needed_experts(local_view)));
     backend = std::make_unique<LocalMoe>(store, variant, pool);
   } else {
@@ -173,11 +181,12 @@ Result<void> run_router(const RouterOptions& options,
   MOIETY_ASSIGN(const std::unique_ptr<http::Server> server,
                 http::Server::start(http_options, make_api(*engine, tokenizer, metrics, api)));
   if (!embedded) {
-    control = std::make_unique<ClusterControl>(options, checkpoint.fingerprint(), server->port(), *engine,
-                                               metrics, stop);
+    control = std::make_unique<ClusterControl>(options, checkpoint.fingerprint(), server->port(),
+                                               *engine, metrics, stop);
     control->start();
   }
-  log_info("serving {} at http://{}:{}{}", served_name, options.host, server->port(), embedded ? ", embedded" : "");
+  log_info("serving {} at http://{}:{}{}", served_name, options.host, server->port(),
+           embedded ? ", embedded" : "");
   if (on_listening) on_listening(server->port());
   const Result<void> outcome = stop.wait();
   server->stop(kStopGrace);

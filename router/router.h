@@ -16,8 +16,8 @@ namespace moiety {
 
 struct RouterOptions {
   std::filesystem::path model;
-  std::string served_name;   ///< empty: the model folder's name
-  std::string coordinator;   ///< "host:port"; empty = embedded mode: this process holds the experts
+  std::string served_name;  ///< empty: the model folder's name
+  std::string coordinator;  ///< "host:port"; empty = embedded mode: this process holds the experts
   std::uint32_t id = 0;
   std::string host = "127.0.0.1";
   std::uint16_t port = 8000;  ///< 0 = a free one
@@ -36,8 +36,10 @@ struct RouterOptions {
   bool full = true;
 };
 
-/// Runs a router until SIGTERM or SIGINT, or until the coordinator ends it. `on_listening` (may be empty) gets the HTTP port
-/// once it answers. Call before any thread is started: it blocks those signals.
-Result<void> run_router(const RouterOptions& options, const std::function<void(std::uint16_t port)>& on_listening);
+/// Runs a router until SIGTERM or SIGINT, or until the coordinator ends it. `on_listening` (may be
+/// empty) gets the HTTP port once it answers. Call before any thread is started: it blocks those
+/// signals.
+Result<void> run_router(const RouterOptions& options,
+                        const std::function<void(std::uint16_t port)>& on_listening);
 
 }  // namespace moiety

@@ -22,17 +22,19 @@ struct BackendStats {
   std::uint64_t stale_dropped = 0;   ///< replies that matched no dispatch under way
   std::uint64_t bytes_sent = 0;      ///< payload
   std::uint64_t bytes_received = 0;  ///< payload
-  std::chrono::nanoseconds wait{0};     ///< from the first send to the last reply, summed over layers
+  std::chrono::nanoseconds wait{0};  ///< from the first send to the last reply, summed over layers
   std::chrono::nanoseconds compute{0};  ///< of the slowest worker of each layer, by its own stamps
 };
 
-/// A MoeBackend as the step loop drives it. All calls come from the step loop's thread, except interrupt().
+/// A MoeBackend as the step loop drives it. All calls come from the step loop's thread, except
+/// interrupt().
 class StepBackend : public MoeBackend {
  public:
   /// Called before the forward pass of each step; steps count from 1.
   virtual void begin_step(std::uint64_t step) = 0;
 
-  /// Switches to a new epoch, between two steps. Workers that cannot be reached count as lost and are returned.
+  /// Switches to a new epoch, between two steps. Workers that cannot be reached count as lost and
+  /// are returned.
   virtual std::vector<WorkerId> apply(const EpochView& view) = 0;
 
   /// Why rows of the last step failed; meaningful only when some did.
@@ -40,7 +42,8 @@ class StepBackend : public MoeBackend {
 
   virtual BackendStats stats() const { return {}; }
 
-  /// Sleeps until the deadline, interrupt(), or something that the backend itself watches (a lost worker).
+  /// Sleeps until the deadline, interrupt(), or something that the backend itself watches (a lost
+  /// worker).
   virtual void idle_wait(Deadline deadline) = 0;
 
   /// Ends an idle_wait() that is under way, or the next one. Any thread.
@@ -48,6 +51,7 @@ class StepBackend : public MoeBackend {
 };
 
 /// A worker's lane failed: (worker, incarnation, why). Called on the step loop's thread.
-using SuspectCallback = std::function<void(WorkerId, std::uint64_t incarnation, const std::string& why)>;
+using SuspectCallback =
+    std::function<void(WorkerId, std::uint64_t incarnation, const std::string& why)>;
 
 }  // namespace moiety

@@ -12,14 +12,22 @@ constexpr std::chrono::seconds kIdleWait{5};
 
 std::uint64_t now_ns() {
   return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count());
+      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+          .count());
 }
 
 }  // namespace
 
-LaneLoop::LaneLoop(fabric::WorkerPort& port, const ExpertStore& store, ExpertRunner& runner,
-                   std::uint64_t worker_id, std::uint64_t incarnation)
-    : port_(port), store_(store), runner_(runner), worker_id_(worker_id), incarnation_(incarnation) {}
+LaneLoop::LaneLoop(fabric::WorkerPort& port,
+                   const ExpertStore& store,
+                   ExpertRunner& runner,
+                   std::uint64_t worker_id,
+                   std::uint64_t incarnation)
+    : port_(port),
+      store_(store),
+      runner_(runner),
+      worker_id_(worker_id),
+      incarnation_(incarnation) {}
 
 void LaneLoop::stop() {
   stop_ = true;
@@ -48,8 +56,8 @@ Result<std::vector<std::byte>> LaneLoop::compute(const fabric::Event& event) {
   MOIETY_ASSIGN(const Dispatch dispatch, decode_dispatch(event.payload));
   const auto hidden = static_cast<std::size_t>(dispatch.hidden_size);
   pair_rows_.resize(dispatch.pairs.num_pairs() * hidden);
-  MOIETY_TRY(runner_.run(store_, static_cast<std::int32_t>(header.layer), dispatch.hidden_size, dispatch.rows,
-                         dispatch.pairs, pair_rows_));
+  MOIETY_TRY(runner_.run(store_, static_cast<std::int32_t>(header.layer), dispatch.hidden_size,
+                         dispatch.rows, dispatch.pairs, pair_rows_));
   rows_processed_ += dispatch.pairs.num_pairs();
   if (dispatch.combine == CombineMode::kPerExpert) return encode_rows(pair_rows_);
   rows_.resize(dispatch.pairs.num_rows() * hidden);

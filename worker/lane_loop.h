@@ -14,7 +14,10 @@ namespace moiety {
 class LaneLoop {
  public:
   /// All outlive the loop. `incarnation` is this worker's: dispatches for another one are refused.
-  LaneLoop(fabric::WorkerPort& port, const ExpertStore& store, ExpertRunner& runner, std::uint64_t worker_id,
+  LaneLoop(fabric::WorkerPort& port,
+           const ExpertStore& store,
+           ExpertRunner& runner,
+           std::uint64_t worker_id,
            std::uint64_t incarnation);
 
   void run();

@@ -9,20 +9,26 @@ int main(int argc, char** argv) {
   moiety::WorkerOptions options;
   std::string dtype = "bf16";
   CLI::App app(
-      "Moiety worker: holds routed experts and computes them for routers. The coordinator starts it, or you do with "
+      "Moiety worker: holds routed experts and computes them for routers. The coordinator starts "
+      "it, or you do with "
       "a static fleet. The cluster's secret comes from the environment variable MOIETY_TOKEN.");
-  app.add_option("--coordinator", options.coordinator, "Coordinator's control address, HOST:PORT")->required();
+  app.add_option("--coordinator", options.coordinator, "Coordinator's control address, HOST:PORT")
+      ->required();
   app.add_option("--model", options.model, "Checkpoint folder")->required();
   app.add_option("--id", options.id, "Worker id, unique in the fleet")->required();
-  app.add_option("--incarnation", options.incarnation, "Differs between restarts of one id")->capture_default_str();
-  app.add_option("--bind", options.bind_host, "Address of the lane's port and of /metrics")->capture_default_str();
+  app.add_option("--incarnation", options.incarnation, "Differs between restarts of one id")
+      ->capture_default_str();
+  app.add_option("--bind", options.bind_host, "Address of the lane's port and of /metrics")
+      ->capture_default_str();
   app.add_option("--http-port", options.http_port, "Port of /metrics and /health; 0 = a free one")
       ->capture_default_str();
-  app.add_option("--threads", options.threads, "Compute threads; 0 = one per core")->capture_default_str();
+  app.add_option("--threads", options.threads, "Compute threads; 0 = one per core")
+      ->capture_default_str();
   app.add_option("--dtype", dtype, "Weights as bf16 or f32")
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->capture_default_str();
-  app.add_option("--kernels", options.kernels, "Kernel variant: auto, avx2, plain, reference")->capture_default_str();
+  app.add_option("--kernels", options.kernels, "Kernel variant: auto, avx2, plain, reference")
+      ->capture_default_str();
   app.add_option("--orphan-timeout", options.orphan_timeout_s,
                  "Seconds to go on without a coordinator before exiting; 0 = for ever")
       ->capture_default_str();

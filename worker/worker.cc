@@ -1,7 +1,7 @@
 #include "worker/worker.h"
 
-#include <prometheus/gauge.h>
 #include <prometheus/counter.h>
+#include <prometheus/gauge.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 #include <unistd.h>
@@ -69,7 +69,8 @@ class WorkerMetrics {
         loop_(loop),
         resident_(gauge("moiety_expert_bytes_resident", "Bytes of packed expert weights held now")),
         experts_(gauge("moiety_experts_resident", "Routed experts held now, over all layers")),
-        read_(counter("moiety_expert_bytes_read_total", "Bytes read from the checkpoint for experts")),
+        read_(counter("moiety_expert_bytes_read_total",
+                      "Bytes read from the checkpoint for experts")),
         rows_(counter("moiety_expert_rows_total", "(token, expert) pairs computed")),
         dispatches_(counter("moiety_dispatches_total", "Dispatch messages answered")) {}
 
@@ -108,10 +109,14 @@ class WorkerMetrics {
 /// What the coordinator asks for, done by the task thread.
 class ControlHandler {
  public:
-  ControlHandler(ExpertStore& store, TaskThread& tasks, std::function<void(std::string)> stop)
-      : store_(store), tasks_(tasks), stop_(std::move(stop)) {}
+  ControlHandler(ExpertStore& store,
+                 TaskThread& tasks,
+                 std::function<proto::ControlMessage()> heartbeat,
+                 std::function<void(std::string)> stop)
+      : store_(store), tasks_(tasks), heartbeat_(std::move(heartbeat)), stop_(std::move(stop)) {}
 
-  void handle(proto::ControlMessage message, const std::function<Result<void>(const proto::ControlMessage&)>& send) {
+  void handle(proto::ControlMessage message,
+              const std::function<Result<void>(const proto::ControlMessage&)>& send) {
     if (auto* load = std::get_if<proto::LoadExperts>(&message)) {
       tasks_.post([this, load = std::move(*load), send] {
         const std::uint64_t before = store_.bytes_read();
@@ -120,11 +125,14 @@ class ControlHandler {
         if (!loaded) ready.error = loaded.error();
         log_info("epoch {}: {} experts, {} bytes read{}", load.epoch.value, load.experts.size(),
                  ready.bytes_read, loaded ? "" : ": " + loaded.error().message);
+        // The figures first: whoever waits for the experts sees them counted.
+        if (auto sent = send(heartbeat_()); !sent) log_debug("heartbeat: {}", sent.error().message);
         if (auto sent = send(ready); !sent) log_warning("experts ready: {}", sent.error().message);
       });
     } else if (auto* drop = std::get_if<proto::DropExperts>(&message)) {
-      tasks_.post([this, drop = std::move(*drop)] {
+      tasks_.post([this, drop = std::move(*drop), send] {
         store_.keep_only({drop.keep.begin(), drop.keep.end()});
+        if (auto sent = send(heartbeat_()); !sent) log_debug("heartbeat: {}", sent.error().message);
         log_info("epoch {}: {} experts kept", drop.epoch.value, store_.num_experts());
       });
     } else if (auto* shutdown = std::get_if<proto::Shutdown>(&message)) {
@@ -137,6 +145,7 @@ class ControlHandler {
  private:
   ExpertStore& store_;
   TaskThread& tasks_;
+  const std::function<proto::ControlMessage()> heartbeat_;
   const std::function<void(std::string)> stop_;
 };
 
@@ -160,25 +169,29 @@ Result<void> run_worker(const WorkerOptions& options) {
   ThreadPool pool(options.threads);
   ExpertStore store(checkpoint, options.dtype);
   ExpertRunner runner(variant, pool);
-  MOIETY_ASSIGN(const std::unique_ptr<fabric::WorkerPort> port,
-                fabric::open_ucx_port({options.id, options.incarnation, options.token}, options.bind_host));
+  MOIETY_ASSIGN(
+      const std::unique_ptr<fabric::WorkerPort> port,
+      fabric::open_ucx_port({options.id, options.incarnation, options.token}, options.bind_host));
   LaneLoop loop(*port, store, runner, options.id, options.incarnation);
   WorkerMetrics metrics(store, loop);
 
   http::ServerOptions http_options;
   http_options.host = options.bind_host;
   http_options.port = options.http_port;
-  MOIETY_ASSIGN(const std::unique_ptr<http::Server> server,
-                http::Server::start(http_options, [&](const http::Request& request,
-                                                      const std::shared_ptr<http::Responder>& responder) {
-                  if (request.path == "/metrics") {
-                    responder->respond({200, "text/plain; version=0.0.4; charset=utf-8", metrics.scrape(), {}});
-                  } else if (request.path == "/health") {
-                    responder->respond({200, "application/json", "{\"status\":\"ok\"}\n", {}});
-                  } else {
-                    responder->respond({404, "application/json", "{\"error\":{\"message\":\"not found\"}}\n", {}});
-                  }
-                }));
+  MOIETY_ASSIGN(
+      const std::unique_ptr<http::Server> server,
+      http::Server::start(http_options, [&](const http::Request& request,
+                                            const std::shared_ptr<http::Responder>& responder) {
+        if (request.path == "/metrics") {
+          responder->respond(
+              {200, "text/plain; version=0.0.4; charset=utf-8", metrics.scrape(), {}});
+        } else if (request.path == "/health") {
+          responder->respond({200, "application/json", "{\"status\":\"ok\"}\n", {}});
+        } else {
+          responder->respond(
+              {404, "application/json", "{\"error\":{\"message\":\"not found\"}}\n", {}});
+        }
+      }));
 
   proto::ControlClientOptions control_options;
   control_options.address = options.coordinator;
@@ -207,22 +220,25 @@ Result<void> run_worker(const WorkerOptions& options) {
       return control_pointer->send(message);
     };
     TaskThread tasks;
-    ControlHandler handler(store, tasks, stop);
+    const auto heartbeat = [&]() -> proto::ControlMessage {
+      return proto::WorkerHeartbeat{{store.bytes_resident(), store.bytes_read(),
+                                     store.num_experts(), loop.rows_processed(),
+                                     loop.dispatches()}};
+    };
+    ControlHandler handler(store, tasks, heartbeat, stop);
     std::unique_lock starting(control_mutex);  // a reply waits until `control_pointer` is set
-    proto::ControlClient control(
-        control_options,
-        {[&](proto::ControlMessage message) { handler.handle(std::move(message), send); },
-         [&]() -> proto::ControlMessage {
-           return proto::WorkerHeartbeat{{store.bytes_resident(), store.bytes_read(), store.num_experts(),
-                                          loop.rows_processed(), loop.dispatches()}};
-         },
-         [&](const Error& why) {
-           outcome = why;
-           stop(why.message);
-         }});
+    proto::ControlClient control(control_options, {[&](proto::ControlMessage message) {
+                                                     handler.handle(std::move(message), send);
+                                                   },
+                                                   heartbeat,
+                                                   [&](const Error& why) {
+                                                     outcome = why;
+                                                     stop(why.message);
+                                                   }});
     control_pointer = &control;
     starting.unlock();
-    log_info("worker {} (incarnation {}) listens at {}", options.id, options.incarnation, port->address());
+    log_info("worker {} (incarnation {}) listens at {}", options.id, options.incarnation,
+             port->address());
     loop.run();
     const std::lock_guard lock(control_mutex);
     control_pointer = nullptr;

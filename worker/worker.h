@@ -19,12 +19,12 @@ struct WorkerOptions {
   std::size_t threads = 0;              ///< 0 = one per core
   DType dtype = DType::kBF16;
   std::string kernels = "auto";
-  std::string token;                    ///< the cluster's secret
+  std::string token;  ///< the cluster's secret
   std::uint32_t orphan_timeout_s = 60;
 };
 
-/// Runs a worker until the coordinator ends it, SIGTERM or SIGINT comes, or the coordinator has been gone too long.
-/// Call before any thread is started: it blocks those signals.
+/// Runs a worker until the coordinator ends it, SIGTERM or SIGINT comes, or the coordinator has
+/// been gone too long. Call before any thread is started: it blocks those signals.
 Result<void> run_worker(const WorkerOptions& options);
 
 }  // namespace moiety

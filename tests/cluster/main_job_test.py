@@ -40,19 +40,20 @@ class MainJob(unittest.TestCase):
         write_subset(cls.b, 2)
         # What embedded mode answers, in one process and with nothing else in the batch.
         cls.expected = {}
-        server = subprocess.Popen([BIN / "moiety", "serve", "--json", "-m", MODEL, "--port", "0", "--deploy", f"a={cls.a}",
-                                   "--deploy", f"b={cls.b}"], text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        try:
-            url = json.loads(server.stdout.readline())["url"]
-            for model in (NAME, NAME + ":a", NAME + ":b"):
-                for i, prompt in enumerate(PROMPTS):
-                    status, answer = call("POST", url + "/v1/completions", {
-                        "model": model, "prompt": prompt, "max_tokens": 24, "temperature": 0, "ignore_eos": True})
-                    assert status == 200, answer
-                    cls.expected[model, i] = (answer["choices"][0]["text"], answer["moiety"]["masked_mass"])
-        finally:
-            server.terminate()
-            server.wait(timeout=20)
+        command = [BIN / "moiety", "serve", "--json", "-m", MODEL, "--port", "0", "--deploy", f"a={cls.a}", "--deploy",
+                   f"b={cls.b}"]
+        with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+            try:
+                url = json.loads(server.stdout.readline())["url"]
+                for model in (NAME, NAME + ":a", NAME + ":b"):
+                    for i, prompt in enumerate(PROMPTS):
+                        status, answer = call("POST", url + "/v1/completions", {
+                            "model": model, "prompt": prompt, "max_tokens": 24, "temperature": 0, "ignore_eos": True})
+                        assert status == 200, answer
+                        cls.expected[model, i] = (answer["choices"][0]["text"], answer["moiety"]["masked_mass"])
+            finally:
+                server.terminate()
+                server.wait(timeout=20)
 
     @classmethod
     def tearDownClass(cls):
@@ -75,8 +76,8 @@ class MainJob(unittest.TestCase):
 
     def test_one_pool_two_domains_and_a_fleet_that_shrinks(self):
         with Cluster(BIN, "--workers", "4", "--combine", "per_expert") as cluster:
-            fleet = cluster.status()["fleet"]
-            self.assertEqual((fleet["workers_running"], fleet["experts_resident"]), (4, LAYERS * ROUTED))
+            wait_until(lambda: cluster.status()["fleet"]["experts_resident"] == LAYERS * ROUTED, "all experts counted")
+            self.assertEqual(cluster.status()["fleet"]["workers_running"], 4)
             self.ask_all(cluster, [NAME])
             cluster.command("deploy", "a", "--subset", str(self.a))
             cluster.command("deploy", "b", "--subset", str(self.b))

@@ -89,7 +89,7 @@ class Cluster:
         self.dir = tempfile.TemporaryDirectory(prefix="moiety-test-")
         self.run_dir = Path(self.dir.name) / "run"
         self.pids = []
-        started = self.command("up", "--port", "0", "--admin-port", "0", "--run-dir", str(self.run_dir), "-d", "--json",
+        started = self.command("up", "-m", str(MODEL), "--port", "0", "--admin-port", "0", "--run-dir", str(self.run_dir), "-d", "--json",
                                *flags, admin=False)
         self.api, self.admin = started["api"], started["admin"]
         self.pids = [started["coordinator_pid"], started["router_pid"]]

@@ -52,7 +52,8 @@ TEST(Exchange, HostileBytesGiveAnErrorOrAConsistentMessage) {
     if (seed % 2 == 0) {
       payload.resize(random() % (payload.size() + 1));
     } else {
-      payload[random() % std::min<std::size_t>(payload.size(), 40)] = static_cast<std::byte>(random());
+      payload[random() % std::min<std::size_t>(payload.size(), 40)] =
+          static_cast<std::byte>(random());
     }
     const auto decoded = decode_dispatch(payload);
     if (!decoded) {
@@ -60,9 +61,11 @@ TEST(Exchange, HostileBytesGiveAnErrorOrAConsistentMessage) {
       ++refused;
       continue;
     }
-    EXPECT_EQ(decoded->rows.size(), decoded->pairs.num_rows() * static_cast<std::size_t>(decoded->hidden_size));
+    EXPECT_EQ(decoded->rows.size(),
+              decoded->pairs.num_rows() * static_cast<std::size_t>(decoded->hidden_size));
     EXPECT_EQ(decoded->pairs.row_offsets.back(), decoded->pairs.num_pairs());
-    EXPECT_TRUE(std::is_sorted(decoded->pairs.row_offsets.begin(), decoded->pairs.row_offsets.end()));
+    EXPECT_TRUE(
+        std::is_sorted(decoded->pairs.row_offsets.begin(), decoded->pairs.row_offsets.end()));
   }
   EXPECT_GT(refused, 1000);
 }

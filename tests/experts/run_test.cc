@@ -14,7 +14,9 @@ using testing::source_path;
 
 class RunTest : public ::testing::TestWithParam<kernels::Variant> {
  protected:
-  RunTest() : checkpoint_(must(Checkpoint::open(source_path("tests/golden/fixtures/emo")))), store_(checkpoint_, DType::kBF16) {}
+  RunTest()
+      : checkpoint_(must(Checkpoint::open(source_path("tests/golden/fixtures/emo")))),
+        store_(checkpoint_, DType::kBF16) {}
 
   PairList random_pairs(std::size_t rows, std::size_t most, std::uint64_t seed) {
     std::mt19937_64 random(seed);
@@ -33,7 +35,9 @@ class RunTest : public ::testing::TestWithParam<kernels::Variant> {
   std::vector<float> random_rows(std::size_t rows) {
     std::mt19937_64 random(9);
     std::vector<float> values(rows * kHidden);
-    for (float& v : values) v = bf16_to_float(float_to_bf16(static_cast<float>(static_cast<double>(random()) * 0x1p-63 - 1)));
+    for (float& v : values)
+      v = bf16_to_float(
+          float_to_bf16(static_cast<float>(static_cast<double>(random()) * 0x1p-63 - 1)));
     return values;
   }
 
@@ -55,7 +59,8 @@ TEST_P(RunTest, APairsBitsDoNotDependOnItsCompany) {
       for (std::size_t pair = pairs.row_offsets[row]; pair < pairs.row_offsets[row + 1]; ++pair) {
         const PairList one{{0, 1}, {pairs.experts[pair]}, {pairs.weights[pair]}};
         std::vector<float> alone(kHidden, NAN);
-        ASSERT_TRUE(runner.run(store_, 1, kHidden, std::span(rows).subspan(row * kHidden, kHidden), one, alone));
+        ASSERT_TRUE(runner.run(store_, 1, kHidden, std::span(rows).subspan(row * kHidden, kHidden),
+                               one, alone));
         EXPECT_TRUE(std::equal(alone.begin(), alone.end(), &together[pair * kHidden]));
       }
     }
@@ -91,8 +96,12 @@ TEST_P(RunTest, AnExpertThatIsNotLoadedIsNamed) {
   EXPECT_FALSE(runner.run(store_, 0, kHidden + 1, rows, {{0, 1}, {1}, {1.0f}}, out));
 }
 
-INSTANTIATE_TEST_SUITE_P(AllVariants, RunTest, ::testing::ValuesIn(kernels::supported_variants()),
-                         [](const auto& info) { return std::string(kernels::variant_name(info.param)); });
+INSTANTIATE_TEST_SUITE_P(AllVariants,
+                         RunTest,
+                         ::testing::ValuesIn(kernels::supported_variants()),
+                         [](const auto& info) {
+                           return std::string(kernels::variant_name(info.param));
+                         });
 
 TEST(ExpertStoreTest, CountsBytesLoadsOnceAndDrops) {
   const Checkpoint checkpoint = must(Checkpoint::open(source_path("tests/golden/fixtures/emo")));

@@ -9,14 +9,18 @@ namespace {
 using kernels::Variant;
 using planner::PlacementPolicy;
 
-std::vector<std::int32_t> random_tokens(const Architecture& arch, std::size_t count, std::uint64_t seed) {
+std::vector<std::int32_t> random_tokens(const Architecture& arch,
+                                        std::size_t count,
+                                        std::uint64_t seed) {
   std::mt19937_64 random(seed);
   std::vector<std::int32_t> tokens(count);
-  for (auto& token : tokens) token = static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(arch.vocab_size));
+  for (auto& token : tokens)
+    token = static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(arch.vocab_size));
   return tokens;
 }
 
-/// Sequences of several lengths under the full model and two masks, cut into chunks in different ways.
+/// Sequences of several lengths under the full model and two masks, cut into chunks in different
+/// ways.
 struct Mixed {
   std::unique_ptr<GateMask> a, b;
   std::vector<Job> jobs;
@@ -27,21 +31,27 @@ struct Mixed {
     const std::vector<std::vector<std::int32_t>> chunkings = {{1}, {7, 1, 3}, {16}, {1000}, {5, 1}};
     const std::size_t lengths[] = {23, 40, 1, 17, 33, 16};
     for (std::size_t i = 0; i < 6; ++i) {
-      jobs.push_back({random_tokens(arch, lengths[i], 100 + i), masks[i % 3], chunkings[i % chunkings.size()]});
+      jobs.push_back({random_tokens(arch, lengths[i], 100 + i), masks[i % 3],
+                      chunkings[i % chunkings.size()]});
     }
   }
 };
 
 /// Each job alone, in one chunk.
-std::vector<std::vector<float>> run_alone(const Model& model, MoeBackend& backend, const std::vector<Job>& jobs) {
+std::vector<std::vector<float>> run_alone(const Model& model,
+                                          MoeBackend& backend,
+                                          const std::vector<Job>& jobs) {
   std::vector<std::vector<float>> logits;
-  for (const Job& job : jobs) logits.push_back(run_jobs(model, backend, {{job.tokens, job.mask}})[0]);
+  for (const Job& job : jobs)
+    logits.push_back(run_jobs(model, backend, {{job.tokens, job.mask}})[0]);
   return logits;
 }
 
-void expect_same(const std::vector<std::vector<float>>& actual, const std::vector<std::vector<float>>& expected) {
+void expect_same(const std::vector<std::vector<float>>& actual,
+                 const std::vector<std::vector<float>>& expected) {
   ASSERT_EQ(actual.size(), expected.size());
-  for (std::size_t i = 0; i < actual.size(); ++i) EXPECT_TRUE(same_bits(actual[i], expected[i])) << "sequence " << i;
+  for (std::size_t i = 0; i < actual.size(); ++i)
+    EXPECT_TRUE(same_bits(actual[i], expected[i])) << "sequence " << i;
 }
 
 class Bits : public ::testing::TestWithParam<std::tuple<Variant, DType>> {
@@ -65,30 +75,35 @@ TEST_P(Bits, DoNotDependOnBatchChunkingMasksOfOthersOrThreads) {
 TEST_P(Bits, AClusterThatCombinesPerExpertEqualsEmbeddedMode) {
   Embedded embedded(source_path("tests/golden/fixtures/emo"), dtype(), variant());
   for (const std::uint32_t num_workers : {1u, 2u, 4u}) {
-    for (const auto policy : {PlacementPolicy::kMembership, PlacementPolicy::kById, PlacementPolicy::kRoundRobin}) {
+    for (const auto policy :
+         {PlacementPolicy::kMembership, PlacementPolicy::kById, PlacementPolicy::kRoundRobin}) {
       const EpochView view = three_deployments(embedded, policy, num_workers);
       const Mixed mixed(embedded.arch(), view);
       const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
       LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert);
       cluster.apply();
-      SCOPED_TRACE(std::to_string(num_workers) + " workers, " + std::string(planner::policy_name(policy)));
+      SCOPED_TRACE(std::to_string(num_workers) + " workers, " +
+                   std::string(planner::policy_name(policy)));
       expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs), alone);
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(AllVariants, Bits,
+INSTANTIATE_TEST_SUITE_P(AllVariants,
+                         Bits,
                          ::testing::Combine(::testing::ValuesIn(kernels::supported_variants()),
                                             ::testing::Values(DType::kF32, DType::kBF16)),
                          [](const auto& info) {
-                           return std::string(kernels::variant_name(std::get<0>(info.param))) + "_" +
-                                  std::string(dtype_name(std::get<1>(info.param)));
+                           return std::string(kernels::variant_name(std::get<0>(info.param))) +
+                                  "_" + std::string(dtype_name(std::get<1>(info.param)));
                          });
 
 TEST(BitsOfTheBundledModel, ClusterEqualsEmbeddedModeForEveryPlacement) {
-  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
   for (const std::uint32_t num_workers : {1u, 2u, 4u}) {
-    for (const auto policy : {PlacementPolicy::kMembership, PlacementPolicy::kById, PlacementPolicy::kRoundRobin}) {
+    for (const auto policy :
+         {PlacementPolicy::kMembership, PlacementPolicy::kById, PlacementPolicy::kRoundRobin}) {
       const EpochView view = three_deployments(embedded, policy, num_workers);
       const Mixed mixed(embedded.arch(), view);
       const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
@@ -100,11 +115,13 @@ TEST(BitsOfTheBundledModel, ClusterEqualsEmbeddedModeForEveryPlacement) {
   }
 }
 
-// What docs/numerics-and-speed.md states: partial sums are added in worker order instead of slot order, in fp32.
+// What docs/numerics-and-speed.md states: partial sums are added in worker order instead of slot
+// order, in fp32.
 constexpr double kPerWorkerWorst = 0.1;
 
 TEST(BitsOfTheBundledModel, CombiningPerWorkerStaysWithinItsBound) {
-  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
   for (const std::uint32_t num_workers : {1u, 2u, 4u}) {
     const EpochView view = three_deployments(embedded, PlacementPolicy::kById, num_workers);
     const Mixed mixed(embedded.arch(), view);
@@ -120,7 +137,8 @@ TEST(BitsOfTheBundledModel, CombiningPerWorkerStaysWithinItsBound) {
         squares += double{v} * v;
       }
       const auto n = static_cast<double>(alone[i].size());
-      worst = std::max(worst, deviation(logits[i], alone[i], std::sqrt(squares / n - sum / n * sum / n)).worst);
+      worst = std::max(
+          worst, deviation(logits[i], alone[i], std::sqrt(squares / n - sum / n * sum / n)).worst);
     }
     std::printf("per_worker on %u workers: worst %.2g of the spread\n", num_workers, worst);
     EXPECT_LE(worst, kPerWorkerWorst);
@@ -131,7 +149,8 @@ TEST(BitsOfTheBundledModel, CombiningPerWorkerStaysWithinItsBound) {
 }
 
 TEST(Exchange, ATokenGoesToAWorkerOnceAndBytesAreThoseOfThePlacement) {
-  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
   const EpochView view = three_deployments(embedded, PlacementPolicy::kRoundRobin, 4);
   LoopbackCluster cluster(embedded, view, CombineMode::kPerWorker);
   cluster.apply();
@@ -167,7 +186,8 @@ TEST(Exchange, ATokenGoesToAWorkerOnceAndBytesAreThoseOfThePlacement) {
 }
 
 TEST(Workers, ReadOnlyTheBytesOfTheirOwnExperts) {
-  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
   const Architecture& arch = embedded.arch();
   EpochView view;
   view.deployments = {{"a", random_kept(arch, 15, 1), false}};
@@ -176,7 +196,8 @@ TEST(Workers, ReadOnlyTheBytesOfTheirOwnExperts) {
   options.capacity_per_layer = 8;
   view.placement = must(planner::place_experts(embedded.shape, view.deployments, options, {}));
   view.placement.epoch = Epoch{1};
-  EXPECT_EQ(view.placement.workers().size(), 2u) << "15 routed experts per layer fit two workers of 8";
+  EXPECT_EQ(view.placement.workers().size(), 2u)
+      << "15 routed experts per layer fit two workers of 8";
   LoopbackCluster cluster(embedded, view, CombineMode::kPerWorker);
   std::uint64_t expected = 0;
   for (std::int32_t layer = 0; layer < arch.num_layers(); ++layer) {
@@ -186,15 +207,18 @@ TEST(Workers, ReadOnlyTheBytesOfTheirOwnExperts) {
 }
 
 TEST(LostWorker, FailsOnlyTheRowsThatNeedItAndNeverHangs) {
-  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
   EpochView view = three_deployments(embedded, PlacementPolicy::kMembership, 4);
   const Mixed mixed(embedded.arch(), view);
   const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
   for (const bool silent : {false, true}) {
-    LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert, std::chrono::milliseconds(300));
+    LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert,
+                            std::chrono::milliseconds(300));
     cluster.apply();
     // A worker that the full model needs and deployment a does not.
-    const std::vector<WorkerId> spared = planner::workers_of(view.placement, view.deployments[1].kept);
+    const std::vector<WorkerId> spared =
+        planner::workers_of(view.placement, view.deployments[1].kept);
     std::set<WorkerId> others = view.placement.workers();
     for (WorkerId id : spared) others.erase(id);
     ASSERT_FALSE(others.empty());
@@ -223,10 +247,12 @@ TEST(LostWorker, FailsOnlyTheRowsThatNeedItAndNeverHangs) {
           continue;
         }
         if (!before_ok) continue;
-        const std::vector<float> got(result.logits.begin() + static_cast<std::ptrdiff_t>(row * vocab),
-                                     result.logits.begin() + static_cast<std::ptrdiff_t>((row + 1) * vocab));
-        const std::vector<float> want(alone[j].begin() + static_cast<std::ptrdiff_t>(row * vocab),
-                                      alone[j].begin() + static_cast<std::ptrdiff_t>((row + 1) * vocab));
+        const std::vector<float> got(
+            result.logits.begin() + static_cast<std::ptrdiff_t>(row * vocab),
+            result.logits.begin() + static_cast<std::ptrdiff_t>((row + 1) * vocab));
+        const std::vector<float> want(
+            alone[j].begin() + static_cast<std::ptrdiff_t>(row * vocab),
+            alone[j].begin() + static_cast<std::ptrdiff_t>((row + 1) * vocab));
         EXPECT_TRUE(same_bits(got, want)) << "sequence " << j << ", row " << row;
         ++right;
       }
@@ -242,7 +268,8 @@ TEST(LostWorker, FailsOnlyTheRowsThatNeedItAndNeverHangs) {
 }
 
 TEST(LostWorker, AStaleReplyIsNeverCombined) {
-  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16, must(kernels::choose_variant("auto")));
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
   const EpochView view = three_deployments(embedded, PlacementPolicy::kById, 2);
   const Mixed mixed(embedded.arch(), view);
   const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
@@ -253,7 +280,8 @@ TEST(LostWorker, AStaleReplyIsNeverCombined) {
     for (std::uint64_t age = 0; age < 4; ++age) {
       cluster.network().replay(LoopbackCluster::kRouter, 0, fabric::Direction::kToRouter, age);
     }
-    const auto logits = run_jobs(*embedded.model, cluster.moe(), {{mixed.jobs[j].tokens, mixed.jobs[j].mask}})[0];
+    const auto logits =
+        run_jobs(*embedded.model, cluster.moe(), {{mixed.jobs[j].tokens, mixed.jobs[j].mask}})[0];
     EXPECT_TRUE(same_bits(logits, alone[j]));
   }
   EXPECT_GT(cluster.moe().stats().stale_dropped, 0u);

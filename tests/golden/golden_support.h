@@ -25,13 +25,18 @@ struct GoldenCase {
 
 inline const GoldenCase kGoldenCases[] = {
     {"emo", "tests/golden/fixtures/emo", "tests/golden/fixtures/emo/expected.safetensors"},
-    {"emo_pruned", "tests/golden/fixtures/emo-pruned", "tests/golden/fixtures/emo-pruned/expected.safetensors"},
-    {"emo_ragged", "tests/golden/fixtures/emo-ragged", "tests/golden/fixtures/emo-ragged/expected.safetensors"},
+    {"emo_pruned", "tests/golden/fixtures/emo-pruned",
+     "tests/golden/fixtures/emo-pruned/expected.safetensors"},
+    {"emo_ragged", "tests/golden/fixtures/emo-ragged",
+     "tests/golden/fixtures/emo-ragged/expected.safetensors"},
     {"olmoe", "tests/golden/fixtures/olmoe", "tests/golden/fixtures/olmoe/expected.safetensors"},
-    {"moiety_tiny_emo", "models/moiety-tiny-emo", "tests/golden/moiety-tiny-emo.expected.safetensors"},
+    {"moiety_tiny_emo", "models/moiety-tiny-emo",
+     "tests/golden/moiety-tiny-emo.expected.safetensors"},
 };
 
-inline std::string source_path(const std::string& relative) { return std::string(MOIETY_SOURCE_DIR) + "/" + relative; }
+inline std::string source_path(const std::string& relative) {
+  return std::string(MOIETY_SOURCE_DIR) + "/" + relative;
+}
 
 template <class T>
 T must(Result<T> result) {
@@ -58,7 +63,8 @@ inline Expected load_expected(const GoldenCase& golden, std::int32_t num_layers)
   Expected expected;
   expected.batch = set.find("input_ids")->shape[0];
   expected.length = set.find("input_ids")->shape[1];
-  for (std::int64_t id : must(set.read_integers("input_ids"))) expected.ids.push_back(static_cast<std::int32_t>(id));
+  for (std::int64_t id : must(set.read_integers("input_ids")))
+    expected.ids.push_back(static_cast<std::int32_t>(id));
   expected.logits = must(set.read_floats("logits"));
   double sum = 0, squares = 0;
   for (float v : expected.logits) {
@@ -84,7 +90,10 @@ struct Embedded {
   std::unique_ptr<LocalMoe> experts;
   planner::ModelShape shape;
 
-  Embedded(const std::string& folder, DType dtype, kernels::Variant variant, std::size_t threads = 2) {
+  Embedded(const std::string& folder,
+           DType dtype,
+           kernels::Variant variant,
+           std::size_t threads = 2) {
     checkpoint = std::make_unique<Checkpoint>(must(Checkpoint::open(folder)));
     shape = model_shape(*checkpoint, dtype);
     pool = std::make_unique<ThreadPool>(threads);
@@ -98,24 +107,29 @@ struct Embedded {
   const Architecture& arch() const { return checkpoint->architecture(); }
 };
 
-/// One sequence to run: its tokens, its mask, and into which chunk lengths to cut it (repeated as needed).
+/// One sequence to run: its tokens, its mask, and into which chunk lengths to cut it (repeated as
+/// needed).
 struct Job {
   std::vector<std::int32_t> tokens;
   const GateMask* mask = nullptr;
   std::vector<std::int32_t> chunks = {1 << 20};
 };
 
-/// Logits of every position of every job, [job][length * vocab]. Step s takes each job's s-th chunk, so jobs of different
-/// chunkings share batches.
-inline std::vector<std::vector<float>> run_jobs(const Model& model, MoeBackend& backend, const std::vector<Job>& jobs) {
+/// Logits of every position of every job, [job][length * vocab]. Step s takes each job's s-th
+/// chunk, so jobs of different chunkings share batches.
+inline std::vector<std::vector<float>> run_jobs(const Model& model,
+                                                MoeBackend& backend,
+                                                const std::vector<Job>& jobs) {
   const Architecture& arch = model.architecture();
   const auto vocab = static_cast<std::size_t>(arch.vocab_size);
   std::int32_t blocks = 0;
-  for (const Job& job : jobs) blocks += KvCache::blocks_for(static_cast<std::int64_t>(job.tokens.size()));
+  for (const Job& job : jobs)
+    blocks += KvCache::blocks_for(static_cast<std::int64_t>(job.tokens.size()));
   KvCache kv(arch, model.dtype(), blocks);
   std::vector<std::vector<std::int32_t>> tables;
   for (const Job& job : jobs) {
-    tables.push_back(must(kv.allocate(KvCache::blocks_for(static_cast<std::int64_t>(job.tokens.size())))));
+    tables.push_back(
+        must(kv.allocate(KvCache::blocks_for(static_cast<std::int64_t>(job.tokens.size())))));
   }
   std::vector<std::vector<float>> logits(jobs.size());
   std::vector<std::size_t> done(jobs.size(), 0);
@@ -127,8 +141,9 @@ inline std::vector<std::vector<float>> run_jobs(const Model& model, MoeBackend& 
       const auto want = static_cast<std::size_t>(job.chunks[step % job.chunks.size()]);
       const std::size_t count = std::min(want, job.tokens.size() - done[j]);
       if (count == 0) continue;
-      chunks.push_back({std::span(job.tokens).subspan(done[j], count), static_cast<std::int32_t>(done[j]), tables[j],
-                        job.mask, SequenceChunk::Logits::kAll});
+      chunks.push_back({std::span(job.tokens).subspan(done[j], count),
+                        static_cast<std::int32_t>(done[j]), tables[j], job.mask,
+                        SequenceChunk::Logits::kAll});
       owner.push_back(j);
       done[j] += count;
     }
@@ -138,7 +153,8 @@ inline std::vector<std::vector<float>> run_jobs(const Model& model, MoeBackend& 
     std::size_t at = 0;
     for (std::size_t c = 0; c < chunks.size(); ++c) {
       const std::size_t count = chunks[c].tokens.size() * vocab;
-      logits[owner[c]].insert(logits[owner[c]].end(), result.logits.begin() + static_cast<std::ptrdiff_t>(at),
+      logits[owner[c]].insert(logits[owner[c]].end(),
+                              result.logits.begin() + static_cast<std::ptrdiff_t>(at),
                               result.logits.begin() + static_cast<std::ptrdiff_t>(at + count));
       at += count;
     }
@@ -152,7 +168,9 @@ KeptExperts random_kept(const Architecture& arch, std::int32_t keep, std::uint64
 struct Deviation {
   double worst = 0, rms = 0;
 };
-inline Deviation deviation(const std::vector<float>& actual, const std::vector<float>& expected, double spread) {
+inline Deviation deviation(const std::vector<float>& actual,
+                           const std::vector<float>& expected,
+                           double spread) {
   EXPECT_EQ(actual.size(), expected.size());
   Deviation d;
   double squares = 0;

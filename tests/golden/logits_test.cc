@@ -24,7 +24,8 @@ std::vector<NamedVariant> all_cases() {
 }
 
 std::string case_name(const ::testing::TestParamInfo<NamedVariant>& info) {
-  return std::string(info.param.golden.name) + "_" + std::string(kernels::variant_name(info.param.variant));
+  return std::string(info.param.golden.name) + "_" +
+         std::string(kernels::variant_name(info.param.variant));
 }
 
 // Bounds as fractions of the expected logits' standard deviation.
@@ -64,15 +65,16 @@ TEST_P(Logits, Bf16WithReplayedGateStaysWithinItsBound) {
     StepOptions options;
     std::vector<std::vector<float>> replay;
     for (std::size_t layer = 0; layer < embedded.arch().layers.size(); ++layer) {
-      const std::size_t stride = length * static_cast<std::size_t>(embedded.arch().layers[layer].moe.gate_rows);
+      const std::size_t stride =
+          length * static_cast<std::size_t>(embedded.arch().layers[layer].moe.gate_rows);
       const auto part = std::span(expected.gate_logits[layer]).subspan(row * stride, stride);
       replay.emplace_back(part.begin(), part.end());
     }
     options.replay_gate = &replay;
     KvCache kv(embedded.arch(), DType::kBF16, KvCache::blocks_for(expected.length));
     const auto blocks = must(kv.allocate(kv.num_blocks()));
-    const SequenceChunk chunk{std::span(expected.ids).subspan(row * length, length), 0, blocks, nullptr,
-                              SequenceChunk::Logits::kAll};
+    const SequenceChunk chunk{std::span(expected.ids).subspan(row * length, length), 0, blocks,
+                              nullptr, SequenceChunk::Logits::kAll};
     const StepResult result = embedded.model->forward({&chunk, 1}, kv, *embedded.experts, options);
     logits.insert(logits.end(), result.logits.begin(), result.logits.end());
   }
@@ -102,7 +104,8 @@ TEST_P(Logits, TeacherForcedGreedyChoiceIsTheSameWhereTheMarginAllowsIt) {
       for (std::size_t i = 0; i < 32; ++i) {
         if (expected.greedy_margin[row * 32 + i] <= 2 * bound) continue;
         const auto begin = logits.begin() + static_cast<std::ptrdiff_t>((length - 1 + i) * vocab);
-        const auto best = std::max_element(begin, begin + static_cast<std::ptrdiff_t>(vocab)) - begin;
+        const auto best =
+            std::max_element(begin, begin + static_cast<std::ptrdiff_t>(vocab)) - begin;
         EXPECT_EQ(best, expected.greedy_ids[row * 32 + i]) << "row " << row << ", step " << i;
         ++compared;
       }
@@ -145,7 +148,8 @@ KeptExperts pruned_kept(const std::string& folder, const planner::ModelShape& sh
     depth -= text[stop] == ']' ? 1 : 0;
     ++stop;
   } while (depth > 0);
-  const std::string subset = R"({"format": "moiety.subset/1", "checkpoint": ")" + shape.fingerprint +
+  const std::string subset = R"({"format": "moiety.subset/1", "checkpoint": ")" +
+                             shape.fingerprint +
                              R"(", "domains": [], "method": "test", "experts_kept_per_layer": )" +
                              text.substr(begin, stop - begin) + "}";
   return must(planner::resolve_subset(must(planner::parse_subset(subset)), shape));
@@ -153,7 +157,9 @@ KeptExperts pruned_kept(const std::string& folder, const planner::ModelShape& sh
 
 class MaskEqualsAbsence : public ::testing::TestWithParam<Variant> {};
 
-void compare_mask_with_absence(const std::string& full_folder, const std::string& pruned_folder, DType dtype,
+void compare_mask_with_absence(const std::string& full_folder,
+                               const std::string& pruned_folder,
+                               DType dtype,
                                Variant variant) {
   Embedded full(full_folder, dtype, variant);
   Embedded pruned(pruned_folder, dtype, variant);
@@ -165,17 +171,20 @@ void compare_mask_with_absence(const std::string& full_folder, const std::string
   const auto absent = run_jobs(*pruned.model, *pruned.experts, {{tokens}});
   EXPECT_TRUE(same_bits(masked[0], absent[0]));
   const auto unmasked = run_jobs(*full.model, *full.experts, {{tokens}});
-  EXPECT_FALSE(same_bits(masked[0], unmasked[0])) << "the mask changes nothing: this test says nothing";
+  EXPECT_FALSE(same_bits(masked[0], unmasked[0]))
+      << "the mask changes nothing: this test says nothing";
 }
 
 TEST_P(MaskEqualsAbsence, Fp32RaggedLayers) {
-  compare_mask_with_absence(source_path("tests/golden/fixtures/emo"), source_path("tests/golden/fixtures/emo-ragged"),
-                            DType::kF32, GetParam());
+  compare_mask_with_absence(source_path("tests/golden/fixtures/emo"),
+                            source_path("tests/golden/fixtures/emo-ragged"), DType::kF32,
+                            GetParam());
 }
 
 TEST_P(MaskEqualsAbsence, Bf16) {
-  compare_mask_with_absence(source_path("tests/golden/fixtures/emo"), source_path("tests/golden/fixtures/emo-pruned"),
-                            DType::kBF16, GetParam());
+  compare_mask_with_absence(source_path("tests/golden/fixtures/emo"),
+                            source_path("tests/golden/fixtures/emo-pruned"), DType::kBF16,
+                            GetParam());
 }
 
 TEST_P(MaskEqualsAbsence, ServingInBf16EqualsSavingInBf16) {
@@ -190,8 +199,12 @@ TEST_P(MaskEqualsAbsence, ServingInBf16EqualsSavingInBf16) {
   std::filesystem::remove_all(copy);
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, MaskEqualsAbsence, ::testing::ValuesIn(kernels::supported_variants()),
-                         [](const auto& info) { return std::string(kernels::variant_name(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Golden,
+                         MaskEqualsAbsence,
+                         ::testing::ValuesIn(kernels::supported_variants()),
+                         [](const auto& info) {
+                           return std::string(kernels::variant_name(info.param));
+                         });
 
 }  // namespace
 }  // namespace moiety::testing

@@ -12,19 +12,24 @@
 
 namespace moiety::testing {
 
-/// Workers as threads of this process, each with the experts of one placement, and a router's backend over the loopback
-/// fabric. The same code as in the processes; only the transport differs.
+/// Workers as threads of this process, each with the experts of one placement, and a router's
+/// backend over the loopback fabric. The same code as in the processes; only the transport differs.
 class LoopbackCluster {
  public:
-  LoopbackCluster(const Embedded& reference, const EpochView& view, CombineMode combine,
+  LoopbackCluster(const Embedded& reference,
+                  const EpochView& view,
+                  CombineMode combine,
                   std::chrono::milliseconds reply_timeout = std::chrono::milliseconds(20000))
       : view_(view) {
     for (WorkerId id : view.placement.workers()) {
-      auto worker = std::make_unique<Worker>(*reference.checkpoint, reference.model->dtype(), reference.model->variant());
+      auto worker = std::make_unique<Worker>(*reference.checkpoint, reference.model->dtype(),
+                                             reference.model->variant());
       worker->port = network_.make_port({id.value, kIncarnation, kToken});
       const std::vector<ExpertId> experts = view.placement.experts_of(id);
-      if (auto loaded = worker->store.load(experts); !loaded) ADD_FAILURE() << loaded.error().message;
-      worker->loop = std::make_unique<LaneLoop>(*worker->port, worker->store, worker->runner, id.value, kIncarnation);
+      if (auto loaded = worker->store.load(experts); !loaded)
+        ADD_FAILURE() << loaded.error().message;
+      worker->loop = std::make_unique<LaneLoop>(*worker->port, worker->store, worker->runner,
+                                                id.value, kIncarnation);
       view_.workers.push_back({id, kIncarnation, worker->port->address()});
       worker->thread = std::thread([loop = worker->loop.get()] { loop->run(); });
       workers_.push_back(std::move(worker));
@@ -34,8 +39,9 @@ class LoopbackCluster {
     options.combine = combine;
     options.dtype = reference.model->dtype();
     options.reply_timeout = reply_timeout;
-    moe_ = std::make_unique<ClusterMoe>(network_.make_router_lane({kRouter, 0, kToken}), options,
-                                        [this](WorkerId id, std::uint64_t, const std::string&) { suspects_.push_back(id); });
+    moe_ = std::make_unique<ClusterMoe>(
+        network_.make_router_lane({kRouter, 0, kToken}), options,
+        [this](WorkerId id, std::uint64_t, const std::string&) { suspects_.push_back(id); });
   }
 
   /// Makes the backend use the view (in an engine, the engine does).
@@ -82,7 +88,9 @@ class LoopbackCluster {
 };
 
 /// The full model and two random subsets, placed on `num_workers` by a policy.
-inline EpochView three_deployments(const Embedded& reference, planner::PlacementPolicy policy, std::uint32_t num_workers) {
+inline EpochView three_deployments(const Embedded& reference,
+                                   planner::PlacementPolicy policy,
+                                   std::uint32_t num_workers) {
   const Architecture& arch = reference.arch();
   EpochView view;
   const std::int32_t keep = std::max(arch.layers[0].moe.top_k, arch.max_routed() / 4);
@@ -92,8 +100,8 @@ inline EpochView three_deployments(const Embedded& reference, planner::Placement
   planner::PlaceOptions options;
   options.policy = policy;
   for (std::uint32_t i = 0; i < num_workers; ++i) options.workers.push_back(WorkerId{i});
-  options.capacity_per_layer =
-      (arch.max_routed() + static_cast<std::int32_t>(num_workers) - 1) / static_cast<std::int32_t>(num_workers);
+  options.capacity_per_layer = (arch.max_routed() + static_cast<std::int32_t>(num_workers) - 1) /
+                               static_cast<std::int32_t>(num_workers);
   view.placement = must(planner::place_experts(reference.shape, view.deployments, options, {}));
   view.placement.epoch = Epoch{1};
   return view;

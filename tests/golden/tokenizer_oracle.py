@@ -58,6 +58,11 @@ BLOCKS = [
     (0xE0000, 0xE007F),
 ]
 
+COMBINING = [
+    (0x300, 0x36F), (0x483, 0x487), (0x591, 0x5BD), (0x64B, 0x655), (0x8D3, 0x8FF), (0x93C, 0x94D),
+    (0xE34, 0xE3A), (0x1AB0, 0x1ACE), (0x1DC0, 0x1DFF), (0x20D0, 0x20F0), (0x3099, 0x309A),
+    (0x11930, 0x1193E), (0x113B8, 0x113D0), (0x1611E, 0x16129), (0x1E130, 0x1E136),
+]
 SPACES = [" ", "  ", "   ", "\n", "\n\n", "\t", "\t\t", "\r", "\r\n", "\u00a0", "\u2003", "\u3000",
           "\x0b", "\x0c", "\u0085", "\u2028", "\u180e"]
 WORDS = ["the", "Expert", "GATE", "don't", "x1", "naive", "na\u00efve", "stra\u00dfe", "\u6771\u4eac",
@@ -84,6 +89,11 @@ def texts(tokenizer: Tokenizer, rng: random.Random) -> list[str]:
         cases.append(characters(0x01, 0x7F, 80))
     for _ in range(100):
         cases.append(characters(0x01, 0x10FFFF, 40))
+    for _ in range(80):
+        marks = [chr(rng.randint(*rng.choice(COMBINING))) for _ in range(rng.randint(1, 6))]
+        cases.append("".join([rng.choice("aeoAO\u0915\u304b\u1112\U000105d2"), *marks, "\u0307", "z"]))
+        first = rng.choice([rng.randrange(0x3400), rng.randrange(0xA000, 0xD700), rng.randrange(0x10000, 0x1FC00)])
+        cases.append("".join(map(chr, range(first, first + 200))))
     for _ in range(60):
         cases.append("".join(rng.choice("0123456789., \u0660\u0967\u00b2") for _ in range(rng.randint(1, 25))))
     added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]

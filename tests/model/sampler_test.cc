@@ -25,7 +25,8 @@ TEST(Sampler, FrequenciesFollowTheSoftmax) {
   for (const float temperature : {0.5f, 1.0f, 2.0f}) {
     std::vector<int> counts(kLogits.size());
     for (int i = 0; i < draws; ++i) {
-      ++counts[static_cast<std::size_t>(sample(kLogits, {temperature, 1.0f, 7}, static_cast<std::uint64_t>(i)))];
+      ++counts[static_cast<std::size_t>(
+          sample(kLogits, {temperature, 1.0f, 7}, static_cast<std::uint64_t>(i)))];
     }
     double sum = 0;
     for (float l : kLogits) sum += std::exp(l / temperature);

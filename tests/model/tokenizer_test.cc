@@ -212,6 +212,21 @@ TEST(TokenizerFile, NormalizersChain) {
   EXPECT_EQ(tokenizer->decode(tokenizer->encode("AX\u0130E\u0301")), "aabi\u0307\u00e9");
 }
 
+// PyPI tokenizers normalizes by Unicode 9; U+32FF came with 12.1, U+1AC1 with 14.
+TEST(TokenizerFile, NormalFormsLeaveNewCharactersAlone) {
+  SmallFile file;
+  file.normalizer = R"({"type": "NFKC"})";
+  const auto tokenizer = Tokenizer::parse(file.text());
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  const auto normalized = [&](const char* text) {
+    return tokenizer->decode(tokenizer->encode(text));
+  };
+  EXPECT_EQ(normalized("\u32fe\u32ff"), "\u30f2\u32ff");
+  EXPECT_EQ(normalized("a\u0301\u0323"), "\u1ea1\u0301");
+  EXPECT_EQ(normalized("a\u1ac1\u0301"), "a\u1ac1\u0301");
+  EXPECT_EQ(normalized("a\u0301\u1ac1"), "\u00e1\u1ac1");
+}
+
 TEST(TokenizerFile, AddedTokenOutsideTheAlphabet) {
   SmallFile file;
   file.added_tokens = R"([{"id": 300, "content": "<\uff5cuser name\uff5c>", "special": false}])";

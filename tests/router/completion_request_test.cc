@@ -32,11 +32,13 @@ TEST(CompletionRequest, DefaultsAreThoseOfTheApi) {
 }
 
 TEST(CompletionRequest, TakesPromptsAsTextIdsOrAListOfOne) {
-  EXPECT_EQ(std::get<std::vector<std::int32_t>>(accepted(R"({"model": "m", "prompt": [1, 2, 3]})").prompt),
+  EXPECT_EQ(std::get<std::vector<std::int32_t>>(
+                accepted(R"({"model": "m", "prompt": [1, 2, 3]})").prompt),
             (std::vector<std::int32_t>{1, 2, 3}));
   EXPECT_EQ(std::get<std::string>(accepted(R"({"model": "m", "prompt": ["a"]})").prompt), "a");
-  EXPECT_EQ(std::get<std::vector<std::int32_t>>(accepted(R"({"model": "m", "prompt": [[4, 5]]})").prompt),
-            (std::vector<std::int32_t>{4, 5}));
+  EXPECT_EQ(
+      std::get<std::vector<std::int32_t>>(accepted(R"({"model": "m", "prompt": [[4, 5]]})").prompt),
+      (std::vector<std::int32_t>{4, 5}));
   EXPECT_EQ(refused(R"({"model": "m", "prompt": ["a", "b"]})").field, "prompt");
   EXPECT_EQ(refused(R"({"model": "m", "prompt": [1, "b"]})").field, "prompt");
   EXPECT_EQ(refused(R"({"model": "m", "prompt": [-1]})").field, "prompt");
@@ -56,22 +58,27 @@ TEST(CompletionRequest, ReadsEveryFieldThatItKnows) {
 }
 
 TEST(CompletionRequest, NeutralValuesOfUnsupportedFieldsPassOthersAreNamed) {
-  accepted(R"({"model": "m", "prompt": "x", "n": 1, "best_of": 1, "echo": false, "logprobs": null, "stop": null,
+  accepted(
+      R"({"model": "m", "prompt": "x", "n": 1, "best_of": 1, "echo": false, "logprobs": null, "stop": null,
                "presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}, "suffix": null})");
-  for (const char* field : {"\"n\": 2", "\"echo\": true", "\"logprobs\": 5", "\"presence_penalty\": 0.5",
-                            "\"logit_bias\": {\"5\": 1}", "\"stop\": \"x\"", "\"stop\": [\"x\"]", "\"suffix\": \"x\""}) {
+  for (const char* field : {"\"n\": 2", "\"echo\": true", "\"logprobs\": 5",
+                            "\"presence_penalty\": 0.5", "\"logit_bias\": {\"5\": 1}",
+                            "\"stop\": \"x\"", "\"stop\": [\"x\"]", "\"suffix\": \"x\""}) {
     const std::string name(field + 1, std::string_view(field + 1).find('"'));
-    EXPECT_EQ(refused("{\"model\": \"m\", \"prompt\": \"x\", " + std::string(field) + "}").field, name);
+    EXPECT_EQ(refused("{\"model\": \"m\", \"prompt\": \"x\", " + std::string(field) + "}").field,
+              name);
   }
 }
 
 TEST(CompletionRequest, NamesWhatIsWrong) {
-  for (const char* field : {"\"max_tokens\": 0", "\"max_tokens\": 1.5", "\"max_tokens\": \"5\"", "\"temperature\": -1",
-                            "\"temperature\": 2.5", "\"temperature\": \"hot\"", "\"top_p\": 1.5", "\"seed\": 1.5",
-                            "\"stream\": 1", "\"stream_options\": 1", "\"stream_options\": {\"x\": true}",
-                            "\"bananas\": 1"}) {
+  for (const char* field :
+       {"\"max_tokens\": 0", "\"max_tokens\": 1.5", "\"max_tokens\": \"5\"", "\"temperature\": -1",
+        "\"temperature\": 2.5", "\"temperature\": \"hot\"", "\"top_p\": 1.5", "\"seed\": 1.5",
+        "\"stream\": 1", "\"stream_options\": 1", "\"stream_options\": {\"x\": true}",
+        "\"bananas\": 1"}) {
     const std::string name(field + 1, std::string_view(field + 1).find('"'));
-    const FieldError error = refused("{\"model\": \"m\", \"prompt\": \"x\", " + std::string(field) + "}");
+    const FieldError error =
+        refused("{\"model\": \"m\", \"prompt\": \"x\", " + std::string(field) + "}");
     EXPECT_EQ(error.field, name);
     EXPECT_NE(error.message.find(name), std::string::npos);
   }

@@ -31,12 +31,14 @@ class Heard {
   }
   Finish wait_end() {
     std::unique_lock lock(mutex_);
-    EXPECT_TRUE(wake_.wait_for(lock, std::chrono::seconds(60), [&] { return finish_.has_value(); }));
+    EXPECT_TRUE(
+        wake_.wait_for(lock, std::chrono::seconds(60), [&] { return finish_.has_value(); }));
     return finish_.value_or(Finish{});
   }
   void wait_tokens(std::size_t count) {
     std::unique_lock lock(mutex_);
-    EXPECT_TRUE(wake_.wait_for(lock, std::chrono::seconds(60), [&] { return tokens_.size() >= count || finish_; }));
+    EXPECT_TRUE(wake_.wait_for(lock, std::chrono::seconds(60),
+                               [&] { return tokens_.size() >= count || finish_; }));
   }
   std::vector<std::int32_t> tokens() {
     const std::lock_guard lock(mutex_);
@@ -53,9 +55,12 @@ class Heard {
 class EngineTest : public ::testing::Test {
  protected:
   EngineTest()
-      : embedded_(source_path("tests/golden/fixtures/emo"), DType::kBF16, must(kernels::choose_variant("auto"))) {
+      : embedded_(source_path("tests/golden/fixtures/emo"),
+                  DType::kBF16,
+                  must(kernels::choose_variant("auto"))) {
     view_.placement.epoch = Epoch{1};
-    view_.deployments = {{"", planner::keep_all(embedded_.shape), false}, {"a", random_kept(embedded_.arch(), 5, 1), false}};
+    view_.deployments = {{"", planner::keep_all(embedded_.shape), false},
+                         {"a", random_kept(embedded_.arch(), 5, 1), false}};
   }
 
   std::unique_ptr<Engine> make_engine(const EngineOptions& options = {}) {
@@ -80,7 +85,8 @@ class EngineTest : public ::testing::Test {
   static GenerateRequest request(std::int32_t i, std::int32_t max_tokens = 20) {
     GenerateRequest request;
     request.deployment = i % 2 == 0 ? "" : "a";
-    for (std::int32_t j = 0; j < 3 + 7 * (i % 5); ++j) request.prompt.push_back(3 + (i * 31 + j * 17) % 380);
+    for (std::int32_t j = 0; j < 3 + 7 * (i % 5); ++j)
+      request.prompt.push_back(3 + (i * 31 + j * 17) % 380);
     request.sampling = {i % 3 == 0 ? 0.0f : 0.9f, 0.95f, static_cast<std::uint64_t>(i)};
     request.max_tokens = max_tokens;
     return request;
@@ -103,11 +109,14 @@ TEST_F(EngineTest, TheSameSeedGivesTheSameTokensAloneAndInAnyBatch) {
     }
   }
   // Small budgets cut prompts into chunks and make sequences wait for each other.
-  for (const EngineOptions& options : {EngineOptions{}, EngineOptions{.max_num_seqs = 5, .max_num_batched_tokens = 4},
-                                       EngineOptions{.kv_cache_bytes = 12 * KvCache::block_bytes(embedded_.arch(), DType::kBF16)}}) {
+  for (const EngineOptions& options :
+       {EngineOptions{}, EngineOptions{.max_num_seqs = 5, .max_num_batched_tokens = 4},
+        EngineOptions{.kv_cache_bytes =
+                          12 * KvCache::block_bytes(embedded_.arch(), DType::kBF16)}}) {
     const auto engine = make_engine(options);
     std::vector<Heard> heard(12);
-    for (std::int32_t i = 0; i < 12; ++i) must(engine->submit(request(i), heard[static_cast<std::size_t>(i)].callbacks()));
+    for (std::int32_t i = 0; i < 12; ++i)
+      must(engine->submit(request(i), heard[static_cast<std::size_t>(i)].callbacks()));
     for (std::size_t i = 0; i < 12; ++i) {
       EXPECT_EQ(heard[i].wait_end().reason, FinishReason::kLength);
       EXPECT_EQ(heard[i].tokens(), alone[i]) << "request " << i;
@@ -151,10 +160,12 @@ TEST_F(EngineTest, StopsAtAStopIdWithoutReportingItAsText) {
 }
 
 TEST_F(EngineTest, RefusesWhatItCannotServeAndSaysWhy) {
-  Engine engine(*embedded_.model, *embedded_.experts, {.kv_cache_bytes = 2 * KvCache::block_bytes(embedded_.arch(), DType::kBF16)},
+  Engine engine(*embedded_.model, *embedded_.experts,
+                {.kv_cache_bytes = 2 * KvCache::block_bytes(embedded_.arch(), DType::kBF16)},
                 nullptr);
   Heard heard;
-  EXPECT_EQ(engine.submit(request(0), heard.callbacks()).error().code, ErrorCode::kUnavailable) << "no epoch yet";
+  EXPECT_EQ(engine.submit(request(0), heard.callbacks()).error().code, ErrorCode::kUnavailable)
+      << "no epoch yet";
   apply(engine, view_);
   GenerateRequest bad = request(0);
   bad.prompt.clear();
@@ -163,9 +174,11 @@ TEST_F(EngineTest, RefusesWhatItCannotServeAndSaysWhy) {
   bad.prompt.push_back(embedded_.arch().vocab_size);
   EXPECT_EQ(engine.submit(bad, heard.callbacks()).error().code, ErrorCode::kInvalidArgument);
   bad = request(0, 1000);
-  EXPECT_NE(engine.submit(bad, heard.callbacks()).error().message.find("context of 256"), std::string::npos);
+  EXPECT_NE(engine.submit(bad, heard.callbacks()).error().message.find("context of 256"),
+            std::string::npos);
   bad = request(0, 60);
-  EXPECT_NE(engine.submit(bad, heard.callbacks()).error().message.find("--kv-cache-bytes"), std::string::npos);
+  EXPECT_NE(engine.submit(bad, heard.callbacks()).error().message.find("--kv-cache-bytes"),
+            std::string::npos);
   bad = request(0);
   bad.deployment = "nothing";
   EXPECT_EQ(engine.submit(bad, heard.callbacks()).error().code, ErrorCode::kNotFound);
