@@ -62,13 +62,15 @@ void ClusterState::advance_change() {
     case Phase::kActivating:
       if (!routers_confirmed(change_->epoch)) return;
       change_->phase = Phase::kSettling;
-      // A heartbeat or two after the drop; processes end within the fleet's grace.
-      change_->settle_deadline = now_ + 2 * config_.lease_ttl + config_.stop_timeout;
+      // Workers report at least every third of the lease; processes end within the fleet's grace.
+      change_->settle_deadline = now_ + config_.lease_ttl;
+      if (change_->operation.kind == Kind::kUndeploy) {
+        change_->settle_deadline += config_.stop_timeout;
+      }
       dirty_ = true;
       return;
     case Phase::kSettling: {
-      const bool undeploy = change_->operation.kind == Kind::kUndeploy;
-      if (const auto pending = undeploy ? settle_pending() : std::nullopt) {
+      if (const auto pending = settle_pending()) {
         if (now_ < change_->settle_deadline) return;
         note(LogLevel::kWarning, "not waiting any longer for " + *pending);
       }
@@ -231,15 +233,18 @@ std::optional<std::string> ClusterState::load_pending() const {
   return std::nullopt;
 }
 
-/// What an undeployment still has to give back; nullopt when nothing.
+/// What a change still waits for after the routers have switched; nullopt when nothing.
 std::optional<std::string> ClusterState::settle_pending() const {
   const std::set<WorkerId> used = current_.placement.workers();
   for (std::uint32_t index = 0; index < workers_.size(); ++index) {
     const Worker& each = workers_[index];
-    if (!used.contains(WorkerId{index}) && each.process != Worker::Process::kNone) {
+    const bool extra = !used.contains(WorkerId{index}) && each.process != Worker::Process::kNone;
+    if (extra && change_->operation.kind == Kind::kUndeploy) {
       return fmt::format("worker {} to end", index);
     }
-    if (each.drop_target) return fmt::format("worker {} to report that it dropped experts", index);
+    if (!extra && each.stats_due && !each.loading) {
+      return fmt::format("worker {} to report what it holds", index);
+    }
   }
   return std::nullopt;
 }

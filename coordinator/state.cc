@@ -221,8 +221,8 @@ void ClusterState::on_worker_message(WorkerId id, const proto::ControlMessage& m
   Worker& from = worker(id);
   if (const auto* heartbeat = std::get_if<proto::WorkerHeartbeat>(&message)) {
     from.stats = heartbeat->stats;
-    if (from.drop_target && from.stats.experts_resident <= *from.drop_target) {
-      from.drop_target.reset();
+    if (from.stats_due && from.stats.experts_resident == from.resident.size()) {
+      from.stats_due = false;
       dirty_ = true;
     }
     return;
@@ -239,6 +239,7 @@ void ClusterState::on_worker_message(WorkerId id, const proto::ControlMessage& m
   dirty_ = true;
   if (!ready->error) {
     from.resident = from.requested;
+    from.stats_due = true;
     from.ready_since = now_;
     from.failures = 0;
     from.lost = false;

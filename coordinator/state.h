@@ -85,10 +85,9 @@ class ClusterState {
     Epoch load_epoch;   // of the last LoadExperts on this connection
     Clock::time_point load_sent;
     bool loading = false;
-    std::optional<std::size_t>
-        drop_target;      // resident experts that a heartbeat should report after a drop
-    bool lost = false;    // ended against our will and not back yet
-    bool parked = false;  // lost and not started again before the next change
+    bool stats_due = false;  // what it holds changed and no heartbeat has said so yet
+    bool lost = false;       // ended against our will and not back yet
+    bool parked = false;     // lost and not started again before the next change
     Clock::time_point restart_at;
     std::chrono::milliseconds backoff{0};
     Clock::time_point ready_since;
@@ -126,7 +125,7 @@ class ClusterState {
     kDraining,    // undeploy: running requests finish
     kLoading,     // workers start and read what the target adds
     kActivating,  // published; routers switch
-    kSettling,    // undeploy: experts are dropped and workers end
+    kSettling,    // workers report what they hold now; undeploy: and those not needed end
   };
   struct Change {
     Operation operation;

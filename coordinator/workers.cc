@@ -123,7 +123,7 @@ void ClusterState::supervise_workers() {
       const Epoch epoch = published() != nullptr ? published()->placement.epoch : Epoch{};
       act(Send{*each.connection, proto::DropExperts{epoch, needed[index]}});
       each.requested = each.resident = needed[index];
-      each.drop_target = needed[index].size();
+      each.stats_due = true;
     }
   }
 }
@@ -136,7 +136,6 @@ void ClusterState::request_load(WorkerId id, const Experts& needed) {
   each.load_epoch = for_change ? change_->epoch : Epoch{++epoch_counter_};
   each.load_sent = now_;
   each.loading = true;
-  each.drop_target.reset();
   act(Send{*each.connection, proto::LoadExperts{each.load_epoch, needed}});
   Experts may_hold;
   std::set_union(each.requested.begin(), each.requested.end(), needed.begin(), needed.end(),
@@ -156,7 +155,7 @@ void ClusterState::forget(Worker& gone) {
   gone.resident.clear();
   gone.load_epoch = {};
   gone.loading = false;
-  gone.drop_target.reset();
+  gone.stats_due = false;
 }
 
 void ClusterState::lose_worker(WorkerId id, const std::string& why) {

@@ -6,7 +6,7 @@
 
 #include "coordinator/metrics.h"
 #include "coordinator/status_json.h"
-#include "simulation.h"
+#include "tests/coordinator/simulation.h"
 
 namespace moiety::coordinator {
 namespace {

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "http/client.h"
-#include "simulation.h"
+#include "tests/coordinator/simulation.h"
 
 namespace moiety::coordinator {
 namespace {

@@ -1,4 +1,4 @@
-#include "simulation.h"
+#include "tests/coordinator/simulation.h"
 
 #include <algorithm>
 #include <numeric>

@@ -2,7 +2,7 @@
 
 #include <cstdlib>
 
-#include "simulation.h"
+#include "tests/coordinator/simulation.h"
 
 namespace moiety::coordinator {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <gmock/gmock.h>
 
-#include "simulation.h"
+#include "tests/coordinator/simulation.h"
 
 namespace moiety::coordinator {
 namespace {
@@ -56,6 +56,7 @@ TEST(Start, ServesTheFullModelOnAllWorkers) {
   EXPECT_TRUE(sim.succeeded(started));
   EXPECT_THAT(sim.running(), SizeIs(4));
   EXPECT_EQ(sim.experts_resident(), 3u * 16u);
+  EXPECT_EQ(sim.status().experts_resident, 3u * 16u) << "done before the workers said so";
   EXPECT_TRUE(sim.status().ready);
 }
 
@@ -108,6 +109,8 @@ TEST_F(ServingCluster, DeploysTwoDomainsAndUndeployingTheFullModelFreesWorkers) 
   EXPECT_TRUE(sim.succeeded(undeployed)) << sim.error(undeployed);
   EXPECT_THAT(sim.running(), SizeIs(2));  // at most 8 experts per layer, 4 per worker
   EXPECT_EQ(sim.experts_resident(), union_size({python, german}));
+  EXPECT_EQ(sim.status().experts_resident, union_size({python, german}))
+      << "done, but the status still shows what the workers held before";
   EXPECT_THAT(sim.view(router).deployments, SizeIs(2));
 }
 
@@ -178,8 +181,7 @@ TEST_F(ServingCluster, NothingIsDroppedBeforeTheLastRouterSwitched) {
   EXPECT_EQ(sim.experts_resident(), 12u);
 }
 
-// Loss
-// ----------------------------------------------------------------------------------------------
+// Loss.
 
 /// The four ways in which a worker is lost; each must end with an epoch without it and a fenced
 /// process.
@@ -305,8 +307,7 @@ TEST_F(NoRestarts, LossDuringADeployUndoesIt) {
   EXPECT_THAT(sim.error(deployed), HasSubstr("is lost"));
 }
 
-// Changes that fail
-// ---------------------------------------------------------------------------------
+// Changes that fail.
 
 class Changing : public ServingCluster {
  protected:
@@ -395,8 +396,7 @@ TEST_F(Changing, WorkerLostWhileItLoadsIsAwaited) {
   EXPECT_TRUE(sim.succeeded(deployed)) << sim.error(deployed);
 }
 
-// Order, refusals, the end
-// ---------------------------------------------------------------------------
+// Order, refusals, the end.
 
 TEST_F(ServingCluster, OperationsRunOneAfterAnotherInOrder) {
   const OperationId first = sim.deploy(random_subset("a", 4, 1));
