@@ -41,6 +41,12 @@ Result<void> check_tensors(const SafetensorsSet& set, const Architecture& archit
   std::set<std::string_view> known;
   for (const ExpectedTensor& tensor : expected) {
     known.insert(tensor.name);
+    if (const auto other = set.other_tensors().find(tensor.name);
+        other != set.other_tensors().end()) {
+      return fail(ErrorCode::kInvalidArgument,
+                  set.files()[other->second.file].string() + ": tensor '" + tensor.name + "' is " +
+                      other->second.dtype + ", weights must be F32, BF16 or F16");
+    }
     const TensorInfo* info = set.find(tensor.name);
     if (info == nullptr) {
       missing.add(tensor.name);
@@ -64,6 +70,9 @@ Result<void> check_tensors(const SafetensorsSet& set, const Architecture& archit
   }
   NameList unknown;
   for (const auto& [name, info] : set.tensors()) {
+    if (!known.contains(name)) unknown.add(name);
+  }
+  for (const auto& [name, info] : set.other_tensors()) {
     if (!known.contains(name)) unknown.add(name);
   }
   if (!unknown.empty()) {

@@ -25,6 +25,15 @@ struct TensorInfo {
   std::int64_t num_elements() const;
 };
 
+/// A tensor of an element type that is not read (BOOL, U8, F8_E4M3, ...); it may stand in a file
+/// beside others.
+struct OtherTensor {
+  std::string dtype;  ///< as the file spells it
+  std::uint32_t file = 0;
+  std::uint64_t offset = 0;
+  std::uint64_t num_bytes = 0;
+};
+
 /// Read access to the tensors of one or more safetensors files.
 ///
 /// Headers are read and checked when it is opened (sizes, offsets, overlaps, duplicate names,
@@ -42,14 +51,18 @@ class SafetensorsSet {
   SafetensorsSet& operator=(SafetensorsSet&&) noexcept;
   ~SafetensorsSet();
 
+  /// The tensors that can be read.
   const std::map<std::string, TensorInfo, std::less<>>& tensors() const;
+  /// Those whose element type is none of DType. Reading one is kInvalidArgument.
+  const std::map<std::string, OtherTensor, std::less<>>& other_tensors() const;
   /// The files, in the order that TensorInfo::file counts.
   const std::vector<std::filesystem::path>& files() const;
-  /// Null when there is no such tensor.
+  /// Null when there is no such tensor in tensors().
   const TensorInfo* find(std::string_view name) const;
 
   /// Reads the raw bytes of a tensor; `out` has exactly its num_bytes.
-  /// kNotFound: no such tensor. kDataLoss: the file has become shorter. kIo: the read failed.
+  /// kNotFound: no such tensor. kInvalidArgument: one of other_tensors(). kDataLoss: the file has
+  /// become shorter. kIo: the read failed.
   Result<void> read(std::string_view name, std::span<std::byte> out) const;
   /// Reads a byte range of a tensor, relative to its first byte.
   Result<void> read_range(std::string_view name,
@@ -64,7 +77,7 @@ class SafetensorsSet {
   std::uint64_t bytes_read() const;
 
   /// Hex SHA-256 over what names these weights; see Checkpoint::fingerprint(). Reads at most 8 KiB
-  /// of each tensor, not counted in bytes_read().
+  /// of each tensor, not counted in bytes_read(). other_tensors() are not part of it.
   Result<std::string> fingerprint() const;
 
  private:
@@ -74,7 +87,8 @@ class SafetensorsSet {
                               const TensorInfo& info,
                               std::uint64_t begin,
                               std::span<std::byte> out) const;
-  Error not_found(std::string_view name) const;
+  Error unreadable(std::string_view name) const;
+  Error wrong_dtype(std::string_view name, const TensorInfo& info, std::string_view needed) const;
   std::unique_ptr<State> state_;
 };
 

@@ -3,7 +3,10 @@
 #include <simdjson.h>
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
+#include <tuple>
+#include <variant>
 
 namespace moiety {
 
@@ -19,19 +22,52 @@ namespace {
 
 constexpr std::size_t kMaxRank = 8;
 
+// The element types of the format that DType leaves out.
+struct OtherType {
+  std::string_view name;
+  std::int64_t bits;
+};
+constexpr OtherType kOtherTypes[] = {
+    {"BOOL", 8},        {"U8", 8},          {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8},
+    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6},
+    {"F8_E8M0", 8},     {"I16", 16},        {"U16", 16}, {"U32", 32},    {"U64", 64},
+    {"F64", 64},        {"C64", 64},
+};
+
+// `bits` of one element is absent when the name is unknown to us.
+struct ElementType {
+  std::optional<DType> dtype;  // absent: we do not read it
+  std::string name;
+  std::optional<std::int64_t> bits;
+};
+
 Error malformed(std::string_view name, std::string_view what) {
   return fail(ErrorCode::kInvalidArgument,
               "tensor '" + std::string(name) + "': " + std::string(what));
 }
 
-Result<DType> read_dtype(std::string_view name, const dom::element& value) {
+bool spelled_like_a_type(std::string_view text) {
+  constexpr std::size_t kLongest = 32;
+  const auto good = [](char c) {
+    return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  };
+  return !text.empty() && text.size() <= kLongest && std::all_of(text.begin(), text.end(), good);
+}
+
+Result<ElementType> read_dtype(std::string_view name, const dom::element& value) {
   std::string_view text;
-  if (value.get_string().get(text) != simdjson::SUCCESS) {
-    return malformed(name, "dtype must be a string");
+  if (value.get_string().get(text) != simdjson::SUCCESS || !spelled_like_a_type(text)) {
+    return malformed(name, "dtype must be a string that names an element type, like \"F32\"");
   }
-  auto dtype = parse_dtype(text);
-  if (!dtype) return malformed(name, dtype.error().message);
-  return dtype;
+  if (const auto dtype = parse_dtype(text)) {
+    return ElementType{*dtype, std::string(text),
+                       static_cast<std::int64_t>(8 * dtype_bytes(*dtype))};
+  }
+  const auto other = std::find_if(std::begin(kOtherTypes), std::end(kOtherTypes),
+                                  [&](const OtherType& type) { return type.name == text; });
+  ElementType type{{}, std::string(text), {}};
+  if (other != std::end(kOtherTypes)) type.bits = other->bits;
+  return type;
 }
 
 Result<std::vector<std::int64_t>> read_shape(std::string_view name, const dom::element& value) {
@@ -76,66 +112,76 @@ Result<Offsets> read_offsets(std::string_view name, const dom::element& value) {
   return Offsets{numbers[0], numbers[1]};
 }
 
-// The product of the shape and the element's size; nothing when it does not fit in 63 bits.
-std::optional<std::uint64_t> count_bytes(const std::vector<std::int64_t>& shape, DType dtype) {
-  std::int64_t bytes = static_cast<std::int64_t>(dtype_bytes(dtype));
+// Compares the bytes that shape and element type make with those that the offsets span.
+Result<void> check_size(std::string_view name,
+                        const std::vector<std::int64_t>& shape,
+                        std::int64_t element_bits,
+                        const Offsets& offsets) {
+  std::int64_t bits = element_bits;
   for (std::int64_t size : shape) {
-    if (__builtin_mul_overflow(bytes, size, &bytes)) return {};
+    if (__builtin_mul_overflow(bits, size, &bits)) {
+      return malformed(name, "its shape is impossibly large");
+    }
   }
-  return static_cast<std::uint64_t>(bytes);
+  if (bits % 8 != 0) return malformed(name, "dtype and shape make no whole number of bytes");
+  if (offsets.end - offsets.begin != static_cast<std::uint64_t>(bits / 8)) {
+    return malformed(name, "dtype and shape make " + std::to_string(bits / 8) +
+                               " bytes, but data_offsets span " +
+                               std::to_string(offsets.end - offsets.begin));
+  }
+  return {};
 }
 
 // `offset` of the result counts from the start of the data, not yet of the file.
-Result<TensorInfo> read_tensor(std::string_view name, const dom::element& value) {
+Result<std::variant<TensorInfo, OtherTensor>> read_tensor(std::string_view name,
+                                                          const dom::element& value) {
   dom::object entry;
   if (value.get_object().get(entry) != simdjson::SUCCESS) {
     return malformed(name, "its entry must be an object");
   }
-  std::optional<DType> dtype;
+  std::optional<ElementType> type;
   std::optional<std::vector<std::int64_t>> shape;
   std::optional<Offsets> offsets;
   for (const auto& field : entry) {
-    const bool repeated = (field.key == "dtype" && dtype) || (field.key == "shape" && shape) ||
+    const bool repeated = (field.key == "dtype" && type) || (field.key == "shape" && shape) ||
                           (field.key == "data_offsets" && offsets);
     if (repeated) return malformed(name, "has " + std::string(field.key) + " twice");
     if (field.key == "dtype") {
-      MOIETY_ASSIGN(dtype, read_dtype(name, field.value));
+      MOIETY_ASSIGN(type, read_dtype(name, field.value));
     } else if (field.key == "shape") {
       MOIETY_ASSIGN(shape, read_shape(name, field.value));
     } else if (field.key == "data_offsets") {
       MOIETY_ASSIGN(offsets, read_offsets(name, field.value));
     }
   }
-  if (!dtype || !shape || !offsets) {
+  if (!type || !shape || !offsets) {
     return malformed(name, "needs dtype, shape and data_offsets");
   }
-  const auto bytes = count_bytes(*shape, *dtype);
-  if (!bytes) return malformed(name, "its shape is impossibly large");
-  if (offsets->end - offsets->begin != *bytes) {
-    return malformed(name, "dtype and shape make " + std::to_string(*bytes) +
-                               " bytes, but data_offsets span " +
-                               std::to_string(offsets->end - offsets->begin));
-  }
-  return TensorInfo{*dtype, std::move(*shape), 0, offsets->begin, *bytes};
+  if (type->bits) MOIETY_TRY(check_size(name, *shape, *type->bits, *offsets));
+  const std::uint64_t bytes = offsets->end - offsets->begin;
+  if (!type->dtype) return OtherTensor{std::move(type->name), 0, offsets->begin, bytes};
+  return TensorInfo{*type->dtype, std::move(*shape), 0, offsets->begin, bytes};
 }
 
 // Checks that the tensors follow each other without hole or overlap and end where the data ends.
-Result<void> check_layout(const std::map<std::string, TensorInfo, std::less<>>& tensors,
-                          std::uint64_t data_bytes) {
+Result<void> check_layout(const SafetensorsHeader& header, std::uint64_t data_bytes) {
   struct Span {
     std::uint64_t begin, end;
     std::string_view name;
   };
   std::vector<Span> spans;
-  for (const auto& [name, info] : tensors) {
-    const std::uint64_t end = info.offset + info.num_bytes;
-    if (end > data_bytes) {
-      return fail(ErrorCode::kDataLoss,
-                  "tensor '" + name + "' ends at byte " + std::to_string(end) +
-                      " of the data, but the file has only " + std::to_string(data_bytes) +
-                      ": it is truncated, copy or download it again");
-    }
-    spans.push_back({info.offset, end, name});
+  for (const auto& [name, info] : header.tensors) {
+    spans.push_back({info.offset, info.offset + info.num_bytes, name});
+  }
+  for (const auto& [name, info] : header.others) {
+    spans.push_back({info.offset, info.offset + info.num_bytes, name});
+  }
+  for (const Span& span : spans) {
+    if (span.end <= data_bytes) continue;
+    return fail(ErrorCode::kDataLoss,
+                "tensor '" + std::string(span.name) + "' ends at byte " + std::to_string(span.end) +
+                    " of the data, but the file has only " + std::to_string(data_bytes) +
+                    ": it is truncated, copy or download it again");
   }
   std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) {
     return std::tie(a.begin, a.end) < std::tie(b.begin, b.end);
@@ -163,8 +209,9 @@ Result<void> check_layout(const std::map<std::string, TensorInfo, std::less<>>& 
 
 }  // namespace
 
-Result<std::map<std::string, TensorInfo, std::less<>>> parse_safetensors_header(
-    std::string_view header, std::uint64_t data_begin, std::uint64_t file_bytes) {
+Result<SafetensorsHeader> parse_safetensors_header(std::string_view header,
+                                                   std::uint64_t data_begin,
+                                                   std::uint64_t file_bytes) {
   dom::parser parser;
   dom::object root;
   const auto error = parser.parse(header.data(), header.size()).get_object().get(root);
@@ -172,20 +219,26 @@ Result<std::map<std::string, TensorInfo, std::less<>>> parse_safetensors_header(
     return fail(ErrorCode::kInvalidArgument,
                 std::string("its header is not a JSON object: ") + simdjson::error_message(error));
   }
-  std::map<std::string, TensorInfo, std::less<>> tensors;
+  SafetensorsHeader result;
   for (const auto& field : root) {
     if (field.key == "__metadata__") continue;
-    MOIETY_ASSIGN(TensorInfo info, read_tensor(field.key, field.value));
-    if (!tensors.emplace(std::string(field.key), std::move(info)).second) {
+    if (result.tensors.contains(field.key) || result.others.contains(field.key)) {
       return malformed(field.key, "stands in the header twice");
+    }
+    MOIETY_ASSIGN(auto tensor, read_tensor(field.key, field.value));
+    if (auto* info = std::get_if<TensorInfo>(&tensor)) {
+      result.tensors.emplace(field.key, std::move(*info));
+    } else {
+      result.others.emplace(field.key, std::get<OtherTensor>(std::move(tensor)));
     }
   }
   if (data_begin > file_bytes) {
     return fail(ErrorCode::kDataLoss, "the file ends inside its header: it is truncated");
   }
-  MOIETY_TRY(check_layout(tensors, file_bytes - data_begin));
-  for (auto& [name, info] : tensors) info.offset += data_begin;
-  return tensors;
+  MOIETY_TRY(check_layout(result, file_bytes - data_begin));
+  for (auto& [name, info] : result.tensors) info.offset += data_begin;
+  for (auto& [name, info] : result.others) info.offset += data_begin;
+  return result;
 }
 
 Result<std::map<std::string, std::string, std::less<>>> parse_shard_index(std::string_view json) {

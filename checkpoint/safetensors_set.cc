@@ -20,6 +20,7 @@ struct SafetensorsSet::State {
   std::vector<Fd> fds;
   std::vector<std::filesystem::path> files;
   std::map<std::string, TensorInfo, std::less<>> tensors;
+  std::map<std::string, OtherTensor, std::less<>> others;
   std::atomic<std::uint64_t> bytes_read{0};
 };
 
@@ -61,7 +62,7 @@ Result<void> read_exactly(int fd,
 
 struct OpenedFile {
   Fd fd;
-  TensorMap tensors;
+  SafetensorsHeader header;
 };
 
 Result<OpenedFile> open_safetensors(const std::filesystem::path& file) {
@@ -100,9 +101,9 @@ Result<OpenedFile> open_safetensors(const std::filesystem::path& file) {
   std::string header(header_bytes, '\0');
   MOIETY_TRY(read_exactly(opened.fd.get(), file, sizeof header_bytes,
                           std::as_writable_bytes(std::span(header))));
-  auto tensors = parse_safetensors_header(header, sizeof header_bytes + header_bytes, file_bytes);
-  if (!tensors) return with_context(file.string(), tensors.error());
-  opened.tensors = std::move(*tensors);
+  auto parsed = parse_safetensors_header(header, sizeof header_bytes + header_bytes, file_bytes);
+  if (!parsed) return with_context(file.string(), parsed.error());
+  opened.header = std::move(*parsed);
   return opened;
 }
 
@@ -118,7 +119,8 @@ Result<SafetensorsSet> SafetensorsSet::open_file(const std::filesystem::path& fi
   auto state = std::make_unique<State>();
   state->fds.push_back(std::move(opened.fd));
   state->files.push_back(file);
-  state->tensors = std::move(opened.tensors);
+  state->tensors = std::move(opened.header.tensors);
+  state->others = std::move(opened.header.others);
   return SafetensorsSet(std::move(state));
 }
 
@@ -151,22 +153,27 @@ Result<SafetensorsSet> SafetensorsSet::open_folder(const std::filesystem::path& 
         error.message += std::string(" (named by ") + kIndexFile + ")";
       return error;
     }
-    for (auto& [tensor, info] : opened->tensors) {
-      const auto listed = index->find(tensor);
-      if (listed == index->end() || listed->second != shard) {
-        return file_error(ErrorCode::kInvalidArgument, folder / shard,
-                          "holds tensor '" + tensor + "', which " + kIndexFile +
-                              (listed == index->end() ? std::string(" does not list")
-                                                      : " places in " + listed->second));
+    const auto take = [&](auto& from, auto& into) -> Result<void> {
+      for (auto& [tensor, info] : from) {
+        const auto listed = index->find(tensor);
+        if (listed == index->end() || listed->second != shard) {
+          return file_error(ErrorCode::kInvalidArgument, folder / shard,
+                            "holds tensor '" + tensor + "', which " + kIndexFile +
+                                (listed == index->end() ? std::string(" does not list")
+                                                        : " places in " + listed->second));
+        }
+        info.file = static_cast<std::uint32_t>(state->files.size());
+        into.emplace(tensor, std::move(info));
       }
-      info.file = static_cast<std::uint32_t>(state->files.size());
-      state->tensors.emplace(tensor, std::move(info));
-    }
+      return {};
+    };
+    MOIETY_TRY(take(opened->header.tensors, state->tensors));
+    MOIETY_TRY(take(opened->header.others, state->others));
     state->fds.push_back(std::move(opened->fd));
     state->files.push_back(folder / shard);
   }
   for (const auto& [tensor, shard] : *index) {
-    if (!state->tensors.contains(tensor)) {
+    if (!state->tensors.contains(tensor) && !state->others.contains(tensor)) {
       return file_error(ErrorCode::kInvalidArgument, folder / shard,
                         "lacks tensor '" + tensor + "', which " + kIndexFile + " places there");
     }
@@ -175,6 +182,10 @@ Result<SafetensorsSet> SafetensorsSet::open_folder(const std::filesystem::path& 
 }
 
 const TensorMap& SafetensorsSet::tensors() const { return state_->tensors; }
+
+const std::map<std::string, OtherTensor, std::less<>>& SafetensorsSet::other_tensors() const {
+  return state_->others;
+}
 
 const std::vector<std::filesystem::path>& SafetensorsSet::files() const { return state_->files; }
 
@@ -206,7 +217,7 @@ Result<void> SafetensorsSet::read_range(std::string_view name,
                                         std::uint64_t begin,
                                         std::span<std::byte> out) const {
   const TensorInfo* info = find(name);
-  if (info == nullptr) return not_found(name);
+  if (info == nullptr) return unreadable(name);
   MOIETY_TRY(read_uncounted(name, *info, begin, out));
   state_->bytes_read.fetch_add(out.size(), std::memory_order_relaxed);
   return {};
@@ -214,12 +225,17 @@ Result<void> SafetensorsSet::read_range(std::string_view name,
 
 Result<void> SafetensorsSet::read(std::string_view name, std::span<std::byte> out) const {
   const TensorInfo* info = find(name);
-  if (info == nullptr) return not_found(name);
+  if (info == nullptr) return unreadable(name);
   MOIETY_CHECK(out.size() == info->num_bytes, "wrong buffer size for tensor " + std::string(name));
   return read_range(name, 0, out);
 }
 
-Error SafetensorsSet::not_found(std::string_view name) const {
+Error SafetensorsSet::unreadable(std::string_view name) const {
+  if (const auto other = state_->others.find(name); other != state_->others.end()) {
+    return file_error(ErrorCode::kInvalidArgument, state_->files[other->second.file],
+                      "tensor '" + std::string(name) + "' is " + other->second.dtype +
+                          ", an element type that is not read");
+  }
   std::string message =
       "no tensor '" + std::string(name) + "' in " + state_->files.front().string();
   if (state_->files.size() > 1) {
@@ -228,13 +244,19 @@ Error SafetensorsSet::not_found(std::string_view name) const {
   return fail(ErrorCode::kNotFound, std::move(message));
 }
 
+Error SafetensorsSet::wrong_dtype(std::string_view name,
+                                  const TensorInfo& info,
+                                  std::string_view needed) const {
+  return file_error(ErrorCode::kInvalidArgument, state_->files[info.file],
+                    "tensor '" + std::string(name) + "' is " + std::string(dtype_name(info.dtype)) +
+                        ": " + std::string(needed) + " is needed");
+}
+
 Result<std::vector<float>> SafetensorsSet::read_floats(std::string_view name) const {
   const TensorInfo* info = find(name);
-  if (info == nullptr) return not_found(name);
+  if (info == nullptr) return unreadable(name);
   if (info->dtype != DType::kF32 && info->dtype != DType::kBF16 && info->dtype != DType::kF16) {
-    return fail(ErrorCode::kInvalidArgument, "tensor '" + std::string(name) + "' is " +
-                                                 std::string(dtype_name(info->dtype)) +
-                                                 ": F32, BF16 or F16 is needed");
+    return wrong_dtype(name, *info, "F32, BF16 or F16");
   }
   std::vector<float> values(static_cast<std::size_t>(info->num_elements()));
   const std::span<std::byte> bytes = std::as_writable_bytes(std::span(values));
@@ -254,7 +276,7 @@ Result<std::vector<float>> SafetensorsSet::read_floats(std::string_view name) co
 
 Result<std::vector<std::int64_t>> SafetensorsSet::read_integers(std::string_view name) const {
   const TensorInfo* info = find(name);
-  if (info == nullptr) return not_found(name);
+  if (info == nullptr) return unreadable(name);
   std::vector<std::int64_t> values(static_cast<std::size_t>(info->num_elements()));
   if (info->dtype == DType::kI64) {
     MOIETY_TRY(read(name, std::as_writable_bytes(std::span(values))));
@@ -266,9 +288,7 @@ Result<std::vector<std::int64_t>> SafetensorsSet::read_integers(std::string_view
     std::copy(narrow.begin(), narrow.end(), values.begin());
     return values;
   }
-  return fail(ErrorCode::kInvalidArgument, "tensor '" + std::string(name) + "' is " +
-                                               std::string(dtype_name(info->dtype)) +
-                                               ": I64 or I32 is needed");
+  return wrong_dtype(name, *info, "I64 or I32");
 }
 
 }  // namespace moiety

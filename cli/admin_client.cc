@@ -31,8 +31,6 @@ Result<json::value> AdminClient::call(const std::string& method,
   auto response = http::request(method, url_ + path, body, timeout);
   if (!response) {
     if (response.error().code == ErrorCode::kUnavailable) {
-      response.error().message +=
-          "; is a cluster running? `moiety up` starts one, --admin names another address";
       return fail(response.error().code,
                   response.error().message +
                       "; is a cluster running? `moiety up` starts one, --admin names another");

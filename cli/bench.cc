@@ -1,8 +1,10 @@
-#include <unistd.h>
+#include <signal.h>
+
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdio>
-#include <fstream>
+#include <mutex>
 #include <random>
 #include <thread>
 
@@ -11,6 +13,7 @@
 #include "cli/local_cluster.h"
 #include "cli/named_files.h"
 #include "cli/process.h"
+#include "cli/run_dir.h"
 #include "common/file.h"
 #include "common/ids.h"
 #include "common/thread_pool.h"
@@ -35,6 +38,7 @@ struct BenchFlags {
 struct Subject {
   std::string name;
   std::string url;
+  pid_t server = -1;                      // answers at url
   std::vector<double> tokens_per_second;  // of each round: prompt and generated tokens
   double layers = 0, wait_us = 0, compute_us = 0, fan_out = 0;  // over all rounds, per layer
 };
@@ -46,19 +50,18 @@ class EmbeddedServer {
     if (pid_ > 0) end_process(pid_, std::chrono::seconds(10));
   }
   Result<std::string> start(const LocalClusterOptions& options,
-                            const std::filesystem::path& model) {
+                            const std::filesystem::path& model,
+                            const std::filesystem::path& log) {
     std::error_code ec;
     const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", ec);
-    const std::filesystem::path log = std::filesystem::temp_directory_path() /
-                                      ("moiety-bench-" + std::to_string(::getpid()) + ".log");
-    std::filesystem::remove(log, ec);
     MOIETY_ASSIGN(pid_, start_process(self,
                                       {"serve", "--json", "--port", "0", "--model", model.string(),
                                        "--dtype", options.dtype, "--kernels", options.kernels,
                                        "--served-model-name", "bench"},
-                                      {}, log));
+                                      {}, log, Lifetime::kWithUs));
     const Deadline deadline = Clock::now() + std::chrono::seconds(120);
-    while (Clock::now() < deadline && !interrupted()) {
+    while (Clock::now() < deadline) {
+      if (interrupted()) return interrupted_error();
       if (auto status = poll_process(pid_)) {
         pid_ = -1;
         return fail(ErrorCode::kUnavailable,
@@ -67,14 +70,13 @@ class EmbeddedServer {
       const auto text = read_file(log);
       const std::size_t at = text ? text->find("{\"url\":\"") : std::string::npos;
       const std::size_t end = at == std::string::npos ? at : text->find("\"}", at);
-      if (end != std::string::npos) {
-        std::filesystem::remove(log, ec);
-        return text->substr(at + 8, end - at - 8);
-      }
+      if (end != std::string::npos) return text->substr(at + 8, end - at - 8);
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
-    return fail(ErrorCode::kDeadlineExceeded, "moiety serve did not start");
+    return fail(ErrorCode::kDeadlineExceeded,
+                "moiety serve did not start in 120 s:\n" + tail(log, 5));
   }
+  pid_t pid() const { return pid_; }
 
  private:
   pid_t pid_ = -1;
@@ -102,13 +104,17 @@ Result<std::string> metrics_page(const Subject& subject) {
   return std::move(response.body);
 }
 
-/// One round: all streams at once; tokens (prompt and generated) per second.
+/// One round: all streams at once; tokens (prompt and generated) per second. Ctrl-C kills the
+/// server, so that the requests under way fail at once.
 Result<double> run_round(const BenchFlags& flags,
                          const Subject& subject,
                          std::int32_t vocab,
                          std::uint64_t seed) {
   std::atomic<std::int64_t> tokens{0};
   std::vector<Result<void>> outcomes(static_cast<std::size_t>(flags.streams));
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::int32_t running = flags.streams;  // guarded by mutex
   std::vector<std::thread> threads;
   const Clock::time_point began = Clock::now();
   for (std::int32_t stream = 0; stream < flags.streams; ++stream) {
@@ -135,9 +141,18 @@ Result<double> run_round(const BenchFlags& flags,
       } else {
         tokens += flags.prompt_tokens + flags.max_tokens;
       }
+      const std::lock_guard lock(mutex);
+      if (--running == 0) wake.notify_all();
     });
   }
+  {
+    std::unique_lock lock(mutex);
+    while (!wake.wait_for(lock, std::chrono::milliseconds(100), [&] { return running == 0; })) {
+      if (interrupted()) ::kill(subject.server, SIGKILL);  // reaped by its owner, after this
+    }
+  }
   for (std::thread& thread : threads) thread.join();
+  if (interrupted()) return interrupted_error();
   for (const Result<void>& outcome : outcomes) MOIETY_TRY(outcome);
   return static_cast<double>(tokens) / std::chrono::duration<double>(Clock::now() - began).count();
 }
@@ -157,10 +172,12 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
   MOIETY_ASSIGN(const kernels::Variant variant, kernels::choose_variant(flags.cluster.kernels));
 
   // All servers run at once: those that are not measured wait without using the cores.
+  MOIETY_ASSIGN(const ScratchDir scratch, ScratchDir::make("moiety-bench"));
   std::vector<Subject> subjects;
   EmbeddedServer embedded;
-  MOIETY_ASSIGN(std::string url, embedded.start(flags.cluster, model));
-  subjects.push_back({"embedded", std::move(url), {}});
+  MOIETY_ASSIGN(std::string url,
+                embedded.start(flags.cluster, model, scratch.path() / "embedded.log"));
+  subjects.push_back({"embedded", std::move(url), embedded.pid(), {}});
   std::vector<LocalCluster> clusters;
   for (const std::string& count : split_commas(flags.workers)) {
     LocalClusterOptions options = flags.cluster;
@@ -172,10 +189,9 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
       return fail(ErrorCode::kInvalidArgument,
                   "--workers " + flags.workers + ": must be counts from 1 to 64, with commas");
     }
-    options.run_dir = std::filesystem::temp_directory_path() /
-                      ("moiety-bench-" + std::to_string(::getpid()) + "-" + count);
+    options.run_dir = scratch.path() / count;
     MOIETY_ASSIGN(LocalCluster cluster, LocalCluster::start(options, !flags.json));
-    subjects.push_back({"router + " + count, cluster.api_url(), {}});
+    subjects.push_back({"router + " + count, cluster.api_url(), cluster.router_pid(), {}});
     clusters.push_back(std::move(cluster));
   }
 

@@ -5,6 +5,7 @@
 #include "cli/admin_client.h"
 #include "cli/command.h"
 #include "cli/named_files.h"
+#include "cli/operation.h"
 #include "cli/up.h"
 #include "common/file.h"
 #include "common/ids.h"
@@ -13,7 +14,6 @@ namespace moiety::cli {
 namespace json = boost::json;
 namespace {
 
-constexpr std::chrono::seconds kChangeTimeout{300};
 constexpr std::chrono::seconds kDownTimeout{60};
 
 struct AdminFlags {
@@ -84,13 +84,13 @@ Result<void> run_deploy(const DeployFlags& flags) {
       return fail(ErrorCode::kInvalidArgument,
                   flags.subset + ": is not valid JSON: " + ec.message());
   }
-  AdminClient admin(flags.admin.admin);
   MOIETY_ASSIGN(const json::value done,
-                admin.call("POST", "/v1/deployments", json::serialize(body), kChangeTimeout));
+                run_operation(AdminClient(flags.admin.admin), "POST", "/v1/deployments",
+                              json::serialize(body), !flags.admin.json));
   if (flags.admin.json) {
     print_json(done);
   } else {
-    std::printf("%s is deployed: %lld experts (%s) loaded by workers\n",
+    std::printf("%s is deployed; workers read %lld experts (%s) to have them together\n",
                 std::string(done.at("served_as").as_string()).c_str(),
                 static_cast<long long>(done.at("experts_loaded").to_number<std::int64_t>()),
                 human_bytes(done.at("bytes_loaded").to_number<double>()).c_str());
@@ -129,9 +129,9 @@ void add_undeploy(CLI::App& app, Chosen& chosen) {
       ->required();
   command->callback([flags, &chosen] {
     chosen.run = [flags]() -> Result<void> {
-      AdminClient admin(flags->admin.admin);
       MOIETY_ASSIGN(const json::value done,
-                    admin.call("DELETE", "/v1/deployments/" + flags->name, "", kChangeTimeout));
+                    run_operation(AdminClient(flags->admin.admin), "DELETE",
+                                  "/v1/deployments/" + flags->name, "", !flags->admin.json));
       if (flags->admin.json) {
         print_json(done);
       } else {

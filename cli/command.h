@@ -31,8 +31,8 @@ void print_json(const boost::json::value& value);
 /// "1.5 GiB"
 std::string human_bytes(double bytes);
 
-/// True once Ctrl-C (or SIGTERM) was pressed; long loops look at it and end with kCancelled.
-/// Installed by main.
+/// True once Ctrl-C was pressed (or SIGTERM or SIGHUP came); long loops look at it and end with
+/// kCancelled. Installed by main.
 bool interrupted();
 Error interrupted_error();
 

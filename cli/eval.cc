@@ -72,26 +72,39 @@ Result<Score> score_document(OfflineModel& offline,
   return score;
 }
 
-boost::json::object to_json(const Score& score, bool with_subset) {
+/// What the rows show besides the full model's loss. `mass`: a physically pruned checkpoint has no
+/// gate rows for what was removed, so nobody can tell how much was masked.
+struct Columns {
+  bool subset = false;
+  bool mass = false;
+};
+
+boost::json::object to_json(const Score& score, const Columns& columns) {
   const auto n = static_cast<double>(std::max<std::int64_t>(score.tokens, 1));
   boost::json::object object{{"tokens", score.tokens}, {"loss_full", score.full_loss / n}};
-  if (with_subset) {
+  if (columns.subset) {
     object["loss_subset"] = score.subset_loss / n;
     object["loss_change"] = score.subset_loss / score.full_loss - 1;
     object["top1_agreement"] = static_cast<double>(score.agreed) / n;
-    object["masked_mass"] = score.masked_mass / n;
+    object["masked_mass"] = nullptr;
+    if (columns.mass) object["masked_mass"] = score.masked_mass / n;
   }
   return object;
 }
 
-void print_row(const std::string& name, const Score& score, bool with_subset) {
+void print_row(const std::string& name, const Score& score, const Columns& columns) {
   const auto n = static_cast<double>(std::max<std::int64_t>(score.tokens, 1));
   std::printf("%-32s %8lld %10.4f", name.c_str(), static_cast<long long>(score.tokens),
               score.full_loss / n);
-  if (with_subset) {
-    std::printf(" %10.4f %+8.2f%% %9.1f%% %11.3f", score.subset_loss / n,
+  if (columns.subset) {
+    std::printf(" %10.4f %+8.2f%% %9.1f%%", score.subset_loss / n,
                 100 * (score.subset_loss / score.full_loss - 1),
-                100 * static_cast<double>(score.agreed) / n, score.masked_mass / n);
+                100 * static_cast<double>(score.agreed) / n);
+    if (columns.mass) {
+      std::printf(" %11.3f", score.masked_mass / n);
+    } else {
+      std::printf(" %11s", "-");
+    }
   }
   std::printf("\n");
 }
@@ -107,12 +120,12 @@ Result<void> run_eval(const EvalFlags& flags) {
                   flags.subset + ": keeps every expert, there is nothing to compare");
     }
   }
-  const bool with_subset = mask != nullptr;
+  const Columns columns{mask != nullptr, !offline.checkpoint->architecture().physically_pruned};
   boost::json::array files;
   Score total;
   if (!flags.model.json) {
     std::printf("%-32s %8s %10s", "text", "tokens", "full");
-    if (with_subset)
+    if (columns.subset)
       std::printf(" %10s %9s %10s %11s", "subset", "change", "same top-1", "masked mass");
     std::printf("\n");
   }
@@ -136,18 +149,18 @@ Result<void> run_eval(const EvalFlags& flags) {
     if (score.tokens == 0)
       return fail(ErrorCode::kInvalidArgument, file + ": has no text of two tokens");
     if (flags.model.json) {
-      boost::json::object object = to_json(score, with_subset);
+      boost::json::object object = to_json(score, columns);
       object["text"] = file;
       files.push_back(std::move(object));
     } else {
-      print_row(std::filesystem::path(file).filename().string(), score, with_subset);
+      print_row(std::filesystem::path(file).filename().string(), score, columns);
     }
     total.add(score);
   }
   if (flags.model.json) {
-    print_json(boost::json::object{{"files", files}, {"total", to_json(total, with_subset)}});
+    print_json(boost::json::object{{"files", files}, {"total", to_json(total, columns)}});
   } else if (flags.texts.size() > 1) {
-    print_row("all", total, with_subset);
+    print_row("all", total, columns);
   }
   return {};
 }

@@ -2,7 +2,8 @@
 
 namespace moiety::cli {
 
-/// SIGINT and SIGTERM set interrupted(). Commands that run a server take the handler off and watch
+/// SIGINT, SIGTERM and SIGHUP (a closed terminal, unless it is ignored as under nohup) set
+/// interrupted(). Commands that run a server take the handler off and watch
 /// signals themselves.
 void install_interrupt_handler();
 void remove_interrupt_handler();

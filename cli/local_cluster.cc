@@ -1,23 +1,21 @@
 #include "cli/local_cluster.h"
 
-#include <unistd.h>
-
 #include <thread>
 
 #include "cli/admin_client.h"
 #include "cli/command.h"
 #include "cli/process.h"
-#include "common/file.h"
+#include "cli/run_dir.h"
 #include "common/ids.h"
 #include "http/client.h"
 
 namespace moiety::cli {
-namespace json = boost::json;
 namespace {
 
 constexpr std::chrono::seconds kStartTimeout{120};
 constexpr std::chrono::milliseconds kPoll{20};
 constexpr std::chrono::seconds kStopGrace{15};
+constexpr std::chrono::seconds kCallTimeout{2};
 
 }  // namespace
 
@@ -41,24 +39,49 @@ LocalCluster::LocalCluster(LocalCluster&& other) noexcept
       router_(std::exchange(other.router_, -1)),
       api_url_(std::move(other.api_url_)),
       admin_url_(std::move(other.admin_url_)),
-      run_dir_(std::move(other.run_dir_)) {}
+      run_dir_(std::move(other.run_dir_)),
+      log_begin_(std::move(other.log_begin_)) {}
 
 LocalCluster::~LocalCluster() { stop(); }
 
 void LocalCluster::release() { coordinator_ = router_ = -1; }
 
 void LocalCluster::stop() {
-  // The coordinator tells the router to end, waits for it and for the workers.
-  if (coordinator_ > 0) end_process(coordinator_, 2 * kStopGrace);
+  // The coordinator tells the router to end, waits for it and for the workers. Asked over its API
+  // and not by SIGTERM: it gets one if this process ends meanwhile (a second Ctrl-C), and at a
+  // second SIGTERM it would leave its workers behind.
+  if (coordinator_ > 0) {
+    const bool asked = !admin_url_.empty() &&
+                       AdminClient(admin_url_).call("POST", "/v1/shutdown", "", kCallTimeout);
+    if (!asked || !wait_process(coordinator_, 2 * kStopGrace))
+      end_process(coordinator_, 2 * kStopGrace);
+  }
   if (router_ > 0) end_process(router_, kStopGrace);
   release();
 }
 
 Error LocalCluster::failure(const std::string& process, int status) const {
-  std::error_code ec;
-  const std::filesystem::path log = run_dir_ / (process + ".log");
-  return fail(ErrorCode::kUnavailable, "the " + process + " ended with " + describe_status(status) +
-                                           "; the end of " + log.string() + ":\n" + tail(log, 5));
+  const std::string last = tail(log(process), 5, log_begin_.at(process));
+  return fail(ErrorCode::kUnavailable,
+              "the " + process + " ended with " + describe_status(status) + "; " +
+                  (last.empty() ? log(process).string() + " is empty"
+                                : "the end of " + log(process).string() + ":\n" + last));
+}
+
+std::filesystem::path LocalCluster::log(const std::string& process) const {
+  return run_dir_ / (process + ".log");
+}
+
+Result<pid_t> LocalCluster::start_logged(
+    const std::string& process,
+    const std::vector<std::string>& arguments,
+    const std::vector<std::pair<std::string, std::string>>& environment,
+    Lifetime lifetime) {
+  MOIETY_ASSIGN(const std::filesystem::path program, sibling_program("moiety-" + process));
+  std::error_code missing;
+  const std::uintmax_t size = std::filesystem::file_size(log(process), missing);
+  log_begin_[process] = missing ? 0 : size;
+  return start_process(program, arguments, environment, log(process), lifetime);
 }
 
 std::optional<std::optional<Error>> LocalCluster::ended() {
@@ -82,24 +105,15 @@ Result<LocalCluster> LocalCluster::start(const LocalClusterOptions& options, boo
 }
 
 Result<void> LocalCluster::launch(const LocalClusterOptions& options, bool progress) {
-  MOIETY_ASSIGN(const std::filesystem::path coordinator, sibling_program("moiety-coordinator"));
-  MOIETY_ASSIGN(const std::filesystem::path router, sibling_program("moiety-router"));
+  for (const char* program : {"moiety-coordinator", "moiety-router"})
+    MOIETY_TRY(sibling_program(program));
   std::filesystem::path model = options.model;
   if (model.empty()) {
     MOIETY_ASSIGN(model, bundled_model());
   }
-  run_dir_ = options.run_dir.empty()
-                 ? std::filesystem::temp_directory_path() /
-                       ("moiety-" + std::to_string(::getuid()) + "-" +
-                        (options.admin_port != 0 ? std::to_string(options.admin_port)
-                                                 : "p" + std::to_string(::getpid())))
-                 : options.run_dir;
-  std::error_code ec;
-  std::filesystem::create_directories(run_dir_, ec);
-  if (ec)
-    return fail(ErrorCode::kIo, run_dir_.string() + ": cannot make this folder: " + ec.message());
-  for (const char* log : {"coordinator.log", "router.log"})
-    std::filesystem::remove(run_dir_ / log, ec);
+  MOIETY_ASSIGN(run_dir_, make_run_dir(options.run_dir, options.admin_port));
+  MOIETY_TRY(check_run_dir_is_free(run_dir_));
+  const Lifetime lifetime = options.detach ? Lifetime::kDetached : Lifetime::kWithUs;
 
   std::vector<std::string> arguments = {"--model",      model.string(),
                                         "--workers",    std::to_string(options.workers),
@@ -141,22 +155,18 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, bool progr
     }
   };
 
-  MOIETY_ASSIGN(coordinator_,
-                start_process(coordinator, arguments, {}, run_dir_ / "coordinator.log"));
-  json::value info;
+  MOIETY_ASSIGN(coordinator_, start_logged("coordinator", arguments, {}, lifetime));
+  std::optional<RunFile> info;
   MOIETY_TRY(wait_for("the coordinator", [&] {
-    const auto text = read_file(run_dir_ / "coordinator.json");
-    boost::system::error_code parse_error;
-    if (text) info = json::parse(*text, parse_error);
-    return text && !parse_error && info.at("pid").to_number<pid_t>() == coordinator_;
+    info = read_run_file(run_dir_);
+    return info && info->pid == coordinator_;
   }));
-  const auto field = [&](const char* name) { return std::string(info.at(name).as_string()); };
-  admin_url_ = "http://" + field("admin_address");
+  admin_url_ = "http://" + info->admin_address;
 
   arguments = {"--model",
                model.string(),
                "--coordinator",
-               field("control_address"),
+               info->control_address,
                "--host",
                options.host,
                "--port",
@@ -171,18 +181,18 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, bool progr
                options.combine,
                "--reply-timeout-ms",
                std::to_string(options.reply_timeout_ms)};
-  arguments.insert(arguments.end(), {"--served-model-name", field("model")});
-  MOIETY_ASSIGN(router_, start_process(router, arguments, {{"MOIETY_TOKEN", field("token")}},
-                                       run_dir_ / "router.log"));
+  arguments.insert(arguments.end(), {"--served-model-name", info->model});
+  MOIETY_ASSIGN(router_,
+                start_logged("router", arguments, {{"MOIETY_TOKEN", info->token}}, lifetime));
   const AdminClient admin(admin_url_);
   MOIETY_TRY(wait_for("the router", [&] {
-    const auto status = admin.call("GET", "/v1/status");
+    const auto status = admin.call("GET", "/v1/status", "", kCallTimeout);
     if (!status || status->at("routers").as_array().empty()) return false;
     api_url_ = "http://" + std::string(status->at("routers").at(0).at("http_address").as_string());
     return true;
   }));
   return wait_for("the workers to load their experts", [&] {
-    const auto ready = http::request("GET", api_url_ + "/ready", "", std::chrono::seconds(2));
+    const auto ready = http::request("GET", api_url_ + "/ready", "", kCallTimeout);
     return ready && ready->status == 200;
   });
 }

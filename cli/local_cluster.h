@@ -4,10 +4,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "cli/process.h"
 #include "common/result.h"
 
 namespace moiety::cli {
@@ -31,14 +34,17 @@ struct LocalClusterOptions {
   std::uint32_t reply_timeout_ms = 10000;
   bool restart_workers = true;
   std::filesystem::path run_dir;  ///< empty: made below the temporary folder
+  bool detach = false;            ///< the processes go on when this one ends
 };
 
 /// A coordinator and a router as child processes; the coordinator starts the workers.
-/// The destructor ends them, unless release() was called.
+/// The destructor ends them, unless release() was called. Without `detach` they also end when this
+/// process is killed.
 class LocalCluster {
  public:
-  /// Starts both and waits until requests are served. Errors carry the last lines of the log of the
-  /// process that failed.
+  /// Starts both and waits until requests are served. Errors carry what the process that failed
+  /// wrote last. kFailedPrecondition: another cluster runs in the run dir, and nothing of it was
+  /// touched.
   static Result<LocalCluster> start(const LocalClusterOptions& options, bool progress);
   LocalCluster(LocalCluster&& other) noexcept;
   LocalCluster& operator=(LocalCluster&&) = delete;
@@ -62,12 +68,18 @@ class LocalCluster {
   LocalCluster() = default;
   Result<void> launch(const LocalClusterOptions& options, bool progress);
   Error failure(const std::string& process, int status) const;
+  std::filesystem::path log(const std::string& process) const;
+  Result<pid_t> start_logged(const std::string& process,
+                             const std::vector<std::string>& arguments,
+                             const std::vector<std::pair<std::string, std::string>>& environment,
+                             Lifetime lifetime);
 
   pid_t coordinator_ = -1;
   pid_t router_ = -1;
   std::string api_url_;
   std::string admin_url_;
   std::filesystem::path run_dir_;
+  std::map<std::string, std::uintmax_t> log_begin_;  // process: bytes of earlier runs in its log
 };
 
 /// The checkpoint that comes with Moiety: beside the sources or in share/moiety of the

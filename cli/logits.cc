@@ -41,14 +41,14 @@ Result<std::vector<std::vector<float>>> read_replay(const std::string& file,
 
 Result<void> run_logits(const LogitsFlags& flags) {
   MOIETY_ASSIGN(const SafetensorsSet input, SafetensorsSet::open_file(flags.input));
-  const TensorInfo* ids_info = input.find("input_ids");
-  if (ids_info == nullptr || ids_info->shape.size() != 2) {
-    return fail(ErrorCode::kInvalidArgument,
-                flags.input + ": needs a tensor input_ids of shape [B, T] (I64 or I32)");
-  }
   MOIETY_ASSIGN(const std::vector<std::int64_t> ids, input.read_integers("input_ids"));
-  const std::int64_t batch = ids_info->shape[0];
-  const std::int64_t length = ids_info->shape[1];
+  const std::vector<std::int64_t>& ids_shape = input.find("input_ids")->shape;
+  if (ids_shape.size() != 2 || ids.empty()) {
+    return fail(ErrorCode::kInvalidArgument,
+                flags.input + ": input_ids must be of shape [B, T], with at least one token");
+  }
+  const std::int64_t batch = ids_shape[0];
+  const std::int64_t length = ids_shape[1];
   MOIETY_ASSIGN(OfflineModel offline, OfflineModel::load(flags.model, false));
   const Architecture& arch = offline.checkpoint->architecture();
   std::vector<std::int32_t> tokens;

@@ -1,8 +1,8 @@
 #include <cstdio>
-#include <exception>
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
+#include "common/guard.h"
 #include "common/log.h"
 
 int main(int argc, char** argv) {
@@ -12,7 +12,10 @@ int main(int argc, char** argv) {
   CLI::App app(
       "Moiety serves the part of a mixture-of-experts language model that a deployment needs.");
   app.set_version_flag("--version", std::string("moiety ") + MOIETY_VERSION);
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // none is refused below: here it would hide a misspelt one
+  app.failure_message([](const CLI::App*, const CLI::Error& error) {
+    return std::string("moiety: ") + error.what() + " (`moiety COMMAND --help` lists the flags)\n";
+  });
   cli::Chosen chosen;
   cli::add_cluster_commands(app, chosen);
   cli::add_serve(app, chosen);
@@ -28,14 +31,11 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 1;
   }
-  const Result<void> outcome = [&]() -> Result<void> {
-    try {
-      return chosen.run();
-    } catch (
-        const std::exception& error) {  // of a library: an answer of another shape, out of memory
-      return fail(ErrorCode::kInternal, std::string("unexpected: ") + error.what());
-    }
-  }();
+  if (!chosen.run) {
+    std::fprintf(stderr, "moiety: no command given (`moiety --help` lists them)\n");
+    return 1;
+  }
+  const Result<void> outcome = guarded(chosen.run);
   if (outcome) return 0;
   std::fprintf(stderr, "moiety: %s\n", outcome.error().message.c_str());
   return outcome.error().code == ErrorCode::kCancelled ? 130 : 1;

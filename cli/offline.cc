@@ -11,7 +11,8 @@ void ModelFlags::add_to(CLI::App& command) {
                                                        {"f32", DType::kF32}};
   command.add_option("-m,--model", model, "Checkpoint folder")->required();
   command.add_option("--dtype", dtype, "Weights and GEMM inputs as bf16 (default) or f32")
-      ->transform(CLI::CheckedTransformer(kDtypes));
+      ->transform(CLI::CheckedTransformer(kDtypes))
+      ->option_text("bf16|f32");
   command.add_option("--kernels", kernels, "Kernel variant: auto, avx2, plain, reference")
       ->capture_default_str();
   command.add_option("--threads", threads, "Compute threads; 0 = one per core")

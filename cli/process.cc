@@ -2,11 +2,14 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <string_view>
 #include <thread>
 
 #include "common/file.h"
@@ -18,7 +21,8 @@ namespace moiety::cli {
 Result<pid_t> start_process(const std::filesystem::path& program,
                             const std::vector<std::string>& arguments,
                             const std::vector<std::pair<std::string, std::string>>& environment,
-                            const std::filesystem::path& log) {
+                            const std::filesystem::path& log,
+                            Lifetime lifetime) {
   const Fd out(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (!out) return fail(ErrorCode::kIo, log.string() + ": cannot open: " + std::strerror(errno));
   const Fd in(::open("/dev/null", O_RDONLY | O_CLOEXEC));
@@ -26,9 +30,14 @@ Result<pid_t> start_process(const std::filesystem::path& program,
   std::vector<std::string> words = {program.string()};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<std::string> variables;
-  for (char** variable = environ; *variable != nullptr; ++variable)
-    variables.emplace_back(*variable);
   for (const auto& [name, value] : environment) variables.push_back(name + "=" + value);
+  for (char** own = environ; *own != nullptr; ++own) {
+    const std::string_view variable(*own);
+    const bool replaced = std::any_of(environment.begin(), environment.end(), [&](const auto& it) {
+      return variable.substr(0, variable.find('=')) == it.first;
+    });
+    if (!replaced) variables.emplace_back(variable);
+  }
   const auto pointers = [](std::vector<std::string>& strings) {
     std::vector<char*> result;
     for (std::string& string : strings) result.push_back(string.data());
@@ -37,10 +46,15 @@ Result<pid_t> start_process(const std::filesystem::path& program,
   };
   const std::vector<char*> argv = pointers(words);
   const std::vector<char*> envp = pointers(variables);
+  const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
   if (pid < 0)
     return fail(ErrorCode::kIo, program.string() + ": cannot fork: " + std::strerror(errno));
   if (pid == 0) {
+    if (lifetime == Lifetime::kWithUs) {
+      ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+      if (::getppid() != parent) ::_exit(127);  // the parent ended before prctl
+    }
     ::setsid();
     ::dup2(in.get(), STDIN_FILENO);
     ::dup2(out.get(), STDOUT_FILENO);
@@ -58,14 +72,19 @@ std::optional<int> poll_process(pid_t pid) {
   return ::waitpid(pid, &status, WNOHANG) == pid ? std::optional(status) : std::nullopt;
 }
 
+bool wait_process(pid_t pid, std::chrono::milliseconds grace) {
+  const auto deadline = std::chrono::steady_clock::now() + grace;
+  while (!poll_process(pid)) {
+    if (std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return true;
+}
+
 void end_process(pid_t pid, std::chrono::milliseconds grace) {
   if (poll_process(pid)) return;
   ::kill(pid, SIGTERM);
-  const auto deadline = std::chrono::steady_clock::now() + grace;
-  while (std::chrono::steady_clock::now() < deadline) {
-    if (poll_process(pid)) return;
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
+  if (wait_process(pid, grace)) return;
   ::kill(pid, SIGKILL);
   int status = 0;
   ::waitpid(pid, &status, 0);
@@ -88,9 +107,10 @@ Result<std::filesystem::path> sibling_program(const std::string& name) {
   return program;
 }
 
-std::string tail(const std::filesystem::path& file, std::size_t lines) {
+std::string tail(const std::filesystem::path& file, std::size_t lines, std::uintmax_t first) {
   auto content = read_file(file);
   if (!content) return "";
+  content->erase(0, std::min<std::uintmax_t>(first, content->size()));
   std::size_t begin = content->size();
   for (std::size_t seen = 0; begin > 0; --begin) {
     if ((*content)[begin - 1] == '\n' && begin != content->size() && ++seen == lines) break;

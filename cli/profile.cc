@@ -68,6 +68,9 @@ Result<planner::DomainProfile> profile_domain(OfflineModel& offline,
         }));
     profile.tokens += static_cast<std::int64_t>(tokens.size());
   }
+  if (profile.tokens == 0) {
+    return fail(ErrorCode::kInvalidArgument, domain.file.string() + ": has no tokens");
+  }
   for (std::vector<double>& layer : sums) {
     for (double& sum : layer) sum /= static_cast<double>(profile.tokens);
     profile.mean_prob.emplace_back(std::move(layer));

@@ -16,7 +16,6 @@ namespace {
 
 struct UpFlags {
   LocalClusterOptions cluster;
-  bool detach = false;
   bool json = false;
 };
 
@@ -33,11 +32,11 @@ Result<void> run_up(const UpFlags& flags) {
   } else {
     std::cout << format_status(status) << "\nAPI    " << cluster.api_url() << "/v1\nadmin  "
               << cluster.admin_url() << "\nlogs   " << cluster.run_dir().string() << "\n"
-              << (flags.detach ? "`moiety status` shows it, `moiety down` ends it\n"
-                               : "Ctrl-C ends it\n")
+              << (flags.cluster.detach ? "`moiety status` shows it, `moiety down` ends it\n"
+                                       : "Ctrl-C ends it\n")
               << std::flush;
   }
-  if (flags.detach) {
+  if (flags.cluster.detach) {
     cluster.release();
     return {};
   }
@@ -111,7 +110,7 @@ void add_up(CLI::App& app, Chosen& chosen) {
                     "Leave lost workers lost until the next change");
   command->add_option("--run-dir", cluster.run_dir,
                       "Folder for addresses and logs; one below the temporary folder unless given");
-  command->add_flag("-d,--detach", flags->detach, "Return once it serves");
+  command->add_flag("-d,--detach", cluster.detach, "Return once it serves");
   command->add_flag("--json", flags->json, "Print addresses as JSON");
   command->callback([flags, &chosen] { chosen.run = [flags] { return run_up(*flags); }; });
 }

@@ -30,7 +30,12 @@ void init_logging(std::string_view process_name, LogLevel default_level) {
                                                  std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %l [%n] %v");
   const char* level = std::getenv("MOIETY_LOG");
-  logger->set_level(level != nullptr ? spdlog::level::from_str(level) : to_spdlog(default_level));
+  logger->set_level(to_spdlog(default_level));
+  for (LogLevel each : {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError}) {
+    if (level != nullptr && spdlog::level::from_str(level) == to_spdlog(each)) {
+      logger->set_level(to_spdlog(each));
+    }
+  }
   logger->flush_on(spdlog::level::debug);
   spdlog::set_default_logger(std::move(logger));
 }

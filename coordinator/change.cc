@@ -42,6 +42,7 @@ void ClusterState::advance_change() {
       if (still_running(change_->operation.name, change_->epoch) != 0) return;
       std::vector<Deployment> left = current_.deployments;
       left.erase(find_deployment(left, change_->operation.name));
+      change_->deadline = now_ + config_.operation_timeout;
       if (auto planned = plan(std::move(left)); !planned) roll_back(planned.error());
       return;
     }
@@ -117,7 +118,7 @@ Result<void> ClusterState::begin_removing(const Operation& operation) {
   }
   change_.emplace();
   change_->operation = operation;
-  change_->deadline = now_ + config_.operation_timeout;
+  change_->deadline = now_ + config_.drain_timeout;
   change_->saved = current_;
   change_->phase = Phase::kDraining;
   removed->draining = true;
@@ -213,7 +214,7 @@ std::uint64_t ClusterState::still_running(const std::string& deployment, Epoch s
     const auto found = router.stats.running_per_deployment.find(deployment);
     const std::uint64_t reported =
         found == router.stats.running_per_deployment.end() ? 0 : found->second;
-    running += router.stats_epoch >= since ? reported : std::max<std::uint64_t>(reported, 1);
+    running += router.stats.epoch >= since ? reported : std::max<std::uint64_t>(reported, 1);
   }
   return running;
 }

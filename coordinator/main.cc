@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "common/guard.h"
 #include "common/log.h"
 #include "common/signals.h"
 #include "coordinator/options.h"
@@ -12,11 +13,6 @@ namespace {
 
 using namespace moiety;
 using namespace moiety::coordinator;
-
-int report(const Error& error) {
-  std::fprintf(stderr, "moiety-coordinator: %s\n", error.message.c_str());
-  return 1;
-}
 
 RuntimeOptions runtime_options(const Options& options, const Setup& setup) {
   RuntimeOptions runtime;
@@ -37,28 +33,31 @@ RuntimeOptions runtime_options(const Options& options, const Setup& setup) {
   return runtime;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  const auto options = parse_options(argc, argv);
-  if (!options) return report(options.error());
-  if (!*options) return 0;  // --help
+Result<void> run(int argc, char** argv) {
+  MOIETY_ASSIGN(const auto options, parse_options(argc, argv));
+  if (!options) return {};  // --help
 
   init_logging("coordinator");
   std::signal(SIGPIPE, SIG_IGN);
 
   // Checkpoint, subsets, token: whatever can be wrong with the input shows here.
-  const auto setup = prepare(**options);
-  if (!setup) return report(setup.error());
+  MOIETY_ASSIGN(const Setup setup, prepare(*options));
 
   // Before the first thread, so that every thread leaves the signals to the watcher.
-  Runtime runtime(setup->cluster, runtime_options(**options, *setup));
+  Runtime runtime(setup.cluster, runtime_options(*options, setup));
   const SignalWatcher signals([&runtime](int signal) {
     runtime.shut_down(signal == SIGINT ? "interrupted (SIGINT)" : "asked to end (SIGTERM)");
   });
 
   // Listens, starts workers for the first deployments, serves; returns when all of it has ended.
-  const auto served = runtime.run();
-  if (!served) return report(served.error());
-  return 0;
+  return runtime.run();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto outcome = guarded([&] { return run(argc, argv); });
+  if (outcome) return 0;
+  std::fprintf(stderr, "moiety-coordinator: %s\n", outcome.error().message.c_str());
+  return 1;
 }

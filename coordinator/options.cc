@@ -83,6 +83,10 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
                  "A deploy or undeploy that takes longer is undone and fails")
       ->check(CLI::Range(1, 86400))
       ->capture_default_str();
+  app.add_option("--drain-timeout-s", options.drain_timeout_s,
+                 "How long an undeploy waits for running requests, before the rest of it")
+      ->check(CLI::Range(1, 86400))
+      ->capture_default_str();
   app.add_option("--shutdown-grace-s", options.shutdown_grace_s,
                  "At shutdown, how long routers may finish requests")
       ->check(CLI::Range(0, 86400))

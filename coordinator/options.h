@@ -28,6 +28,7 @@ struct Options {
   std::uint16_t admin_port = 8001;  ///< 0: a free one
   std::uint32_t lease_ttl_ms = 3000;
   std::uint32_t operation_timeout_s = 120;
+  std::uint32_t drain_timeout_s = 660;
   std::uint32_t shutdown_grace_s = 15;
   DType dtype = DType::kBF16;
   std::string kernels = "auto";

@@ -108,6 +108,7 @@ Result<Setup> prepare(const Options& options) {
   cluster.restart_workers = options.restart_workers;
   cluster.lease_ttl = std::chrono::milliseconds(options.lease_ttl_ms);
   cluster.operation_timeout = std::chrono::seconds(options.operation_timeout_s);
+  cluster.drain_timeout = std::chrono::seconds(options.drain_timeout_s);
   cluster.shutdown_grace = std::chrono::seconds(options.shutdown_grace_s);
   cluster.first_incarnation =
       static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(

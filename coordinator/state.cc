@@ -73,7 +73,10 @@ void ClusterState::on(const Tick&) {
     change_->failure =
         fail(ErrorCode::kDeadlineExceeded,
              fmt::format("not done within {} s; it waited for {}",
-                         duration_cast<std::chrono::seconds>(config_.operation_timeout).count(),
+                         duration_cast<std::chrono::seconds>(change_->phase == Phase::kDraining
+                                                                 ? config_.drain_timeout
+                                                                 : config_.operation_timeout)
+                             .count(),
                          waiting_for()));
   }
   if (change_ || shutting_down_) dirty_ = true;
@@ -239,7 +242,7 @@ void ClusterState::on_worker_message(WorkerId id, const proto::ControlMessage& m
   dirty_ = true;
   if (!ready->error) {
     from.resident = from.requested;
-    from.stats_due = true;
+    from.stats_due = from.stats.experts_resident != from.resident.size();
     from.ready_since = now_;
     from.failures = 0;
     from.lost = false;
@@ -264,7 +267,6 @@ void ClusterState::on_router_message(RouterId id, const proto::ControlMessage& m
   Router& from = routers_.at(id);
   if (const auto* heartbeat = std::get_if<proto::RouterHeartbeat>(&message)) {
     from.stats = heartbeat->stats;
-    from.stats_epoch = from.active;
     if (change_ && change_->phase == Phase::kDraining) dirty_ = true;
     return;
   }

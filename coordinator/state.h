@@ -27,7 +27,9 @@ struct ClusterConfig {
   std::chrono::milliseconds lease_ttl{3000};       ///< heartbeats every third of it
   std::chrono::milliseconds start_timeout{60000};  ///< from a process's start to its Hello
   std::chrono::milliseconds operation_timeout{120000};  ///< also of one LoadExperts
-  std::chrono::milliseconds shutdown_grace{15000};      ///< for routers to drain
+  std::chrono::milliseconds drain_timeout{
+      660000};  ///< for an undeploy's running requests to finish
+  std::chrono::milliseconds shutdown_grace{15000};  ///< for routers to drain
   std::chrono::milliseconds stop_timeout{
       15000};  ///< for workers to end; above the fleet's own grace
   std::chrono::milliseconds first_backoff{200};  ///< before a restart; doubles
@@ -54,7 +56,8 @@ struct ClusterConfig {
 ///   - An expert is dropped, and a worker stopped, only when no router may use an epoch that needs
 ///   it.
 ///   - Epoch numbers of published views only increase. A number may be skipped.
-///   - One operation at a time; each is bounded by operation_timeout and undone when it fails.
+///   - One operation at a time; each is bounded by operation_timeout, plus drain_timeout for an
+///     undeploy's requests to finish, and undone when it fails.
 ///   - A worker id is started again only after its former process has ended.
 class ClusterState {
  public:
@@ -100,9 +103,8 @@ class ClusterState {
     std::optional<ConnectionId> connection;  // empty: closed; it may come back until `gone_at`
     Clock::time_point gone_at;
     proto::Hello hello;
-    Epoch oldest;       // it may use this epoch and later ones; 0 = none was sent
-    Epoch active;       // the last that it confirmed
-    Epoch stats_epoch;  // `active` when `stats` came
+    Epoch oldest;  // it may use this epoch and later ones; 0 = none was sent
+    Epoch active;  // the last that it confirmed
     proto::RouterStats stats;
     Clock::time_point last_heard;
   };

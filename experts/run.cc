@@ -7,8 +7,10 @@
 namespace moiety {
 namespace {
 
-constexpr std::size_t kRowsPerTask =
-    32;  // enough to reuse an expert's weights, small enough to share out
+// Enough to reuse an expert's weights, small enough to share out.
+constexpr std::size_t kRowsPerTask = 32;
+// Of one layer: bounds what a batch can make us allocate.
+constexpr std::int32_t kMaxExperts = 1 << 16;
 
 }  // namespace
 
@@ -25,7 +27,10 @@ Result<void> ExpertRunner::run(const ExpertStore& store,
   // A stable counting sort of the pairs by expert: within an expert, pairs keep row order.
   std::int32_t max_expert = -1;
   for (std::int32_t expert : pairs.experts) {
-    if (expert < 0) return fail(ErrorCode::kInvalidArgument, "negative expert id in a batch");
+    if (expert < 0 || expert >= kMaxExperts) {
+      return fail(ErrorCode::kInvalidArgument,
+                  "expert id " + std::to_string(expert) + " in a batch");
+    }
     max_expert = std::max(max_expert, expert);
   }
   std::vector<std::size_t> offsets(static_cast<std::size_t>(max_expert) + 2, 0);

@@ -1,5 +1,7 @@
 #include "model/kv_cache.h"
 
+#include <cstdlib>
+#include <new>
 #include <string>
 
 #include "common/check.h"
@@ -14,11 +16,15 @@ KvCache::KvCache(const Architecture& architecture, DType dtype, std::int32_t num
       bytes_per_tensor_(static_cast<std::size_t>(num_blocks) * kernels::kKvBlockSize *
                         static_cast<std::size_t>(architecture.kv_size()) * dtype_bytes(dtype)) {
   MOIETY_CHECK(num_blocks > 0, "a KV cache needs at least one block");
-  storage_.resize(static_cast<std::size_t>(architecture.num_layers()));
-  for (auto& layer : storage_) layer.resize(2 * bytes_per_tensor_);
+  for (std::int32_t layer = 0; layer < architecture.num_layers(); ++layer) {
+    storage_.emplace_back(static_cast<std::byte*>(std::calloc(2, bytes_per_tensor_)));
+    if (storage_.back() == nullptr) throw std::bad_alloc();
+  }
   free_.reserve(static_cast<std::size_t>(num_blocks));
   for (std::int32_t block = num_blocks; block-- > 0;) free_.push_back(block);
 }
+
+void KvCache::Free::operator()(std::byte* memory) const { std::free(memory); }
 
 std::size_t KvCache::block_bytes(const Architecture& architecture, DType dtype) {
   return static_cast<std::size_t>(architecture.num_layers()) * 2 * kernels::kKvBlockSize *
@@ -47,7 +53,7 @@ void KvCache::release(std::span<const std::int32_t> blocks) {
 }
 
 kernels::KvLayer KvCache::layer(std::int32_t index) {
-  std::byte* base = storage_.at(static_cast<std::size_t>(index)).data();
+  std::byte* base = storage_.at(static_cast<std::size_t>(index)).get();
   return {dtype_, base, base + bytes_per_tensor_, num_kv_heads_, head_dim_};
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -35,8 +36,12 @@ class KvCache {
   std::int32_t num_blocks_;
   std::int32_t num_kv_heads_;
   std::int32_t head_dim_;
-  std::size_t bytes_per_tensor_;                 // of one layer's k (or v)
-  std::vector<std::vector<std::byte>> storage_;  // per layer: k, then v
+  std::size_t bytes_per_tensor_;  // of one layer's k (or v)
+  struct Free {
+    void operator()(std::byte* memory) const;
+  };
+  // Per layer: k, then v. Memory that no sequence has used yet is not touched.
+  std::vector<std::unique_ptr<std::byte[], Free>> storage_;
   std::vector<std::int32_t> free_;
 };
 

@@ -52,6 +52,8 @@ class ChannelImpl final : public Channel {
     address_ = address;
     timeout_ = options.connect_timeout;
     deadline_ = Clock::now() + options.connect_timeout;
+    stop_ = options.stop;
+    const std::stop_callback wake_on_stop(stop_, [this] { asio::post(io_, [] {}); });
     const std::size_t colon = address.rfind(':');
     if (colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
       return fail(ErrorCode::kInvalidArgument,
@@ -77,9 +79,7 @@ class ChannelImpl final : public Channel {
                          handshake->answer = std::move(error);
                        }});
     MOIETY_TRY(peer_->send(payload));
-    while (!handshake->done && io_.run_one_until(deadline_) > 0) {
-    }
-    if (!handshake->done) return timed_out();
+    if (!run_until([&] { return handshake->done; })) return gave_up();
     MOIETY_ASSIGN(welcome_, std::move(handshake->answer));
     peer_->set_max_frame_bytes(kMaxMessageBytes);
     thread_ = std::thread([this] { io_.run(); });
@@ -111,7 +111,19 @@ class ChannelImpl final : public Channel {
   }
 
  private:
-  Error timed_out() const {
+  /// Runs what is due on io_, on the caller's thread, until done() or until it is time to give up.
+  template <class Done>
+  bool run_until(const Done& done) {
+    while (!done()) {
+      if (stop_.stop_requested() || io_.run_one_until(deadline_) == 0) return false;
+    }
+    return true;
+  }
+
+  Error gave_up() const {
+    if (stop_.stop_requested()) {
+      return fail(ErrorCode::kCancelled, fmt::format("stopped while connecting to {}", address_));
+    }
     return fail(ErrorCode::kDeadlineExceeded,
                 fmt::format("no answer from {} within {} ms", address_, timeout_.count()));
   }
@@ -129,15 +141,13 @@ class ChannelImpl final : public Channel {
         result = connect_error;
       });
     });
-    while (!result && io_.run_one_until(deadline_) > 0) {
-    }
-    if (!result) {
+    if (!run_until([&] { return result.has_value(); })) {
       resolver.cancel();
       error_code ignored;
       socket.close(ignored);
       work_.reset();
       io_.run();  // until the cancelled operations have left this frame
-      return timed_out();
+      return gave_up();
     }
     if (*result) {
       return fail(ErrorCode::kUnavailable,
@@ -157,6 +167,7 @@ class ChannelImpl final : public Channel {
   std::string address_;
   std::chrono::milliseconds timeout_{0};
   Deadline deadline_;
+  std::stop_token stop_;
   Welcome welcome_;
   asio::io_context io_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_{io_.get_executor()};

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <string_view>
 
@@ -25,6 +26,7 @@ bool tokens_equal(std::string_view expected, std::string_view given);
 struct ChannelOptions {
   std::chrono::milliseconds connect_timeout{5000};  ///< for connecting, Hello and Welcome together
   std::size_t max_queued_bytes = std::size_t{128} << 20;  ///< unsent; beyond: send() fails
+  std::stop_token stop = {};                              ///< ends connect() early: kCancelled
 };
 
 struct ChannelCallbacks {
@@ -42,7 +44,8 @@ struct ChannelCallbacks {
 class Channel {
  public:
   /// Connects to "host:port", sends `hello` and waits for Welcome. Blocks until `connect_timeout`.
-  /// kUnavailable (nobody listens; closed), kDeadlineExceeded, or the error of the peer's Refuse.
+  /// kUnavailable (nobody listens; closed), kDeadlineExceeded, kCancelled (options.stop), or the
+  /// error of the peer's Refuse.
   static Result<std::unique_ptr<Channel>> connect(const std::string& address,
                                                   const Hello& hello,
                                                   const ChannelOptions& options = {});

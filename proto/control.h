@@ -115,6 +115,7 @@ struct EpochActive {
 };
 
 struct RouterStats {
+  Epoch epoch;                ///< that steps used when the counts of requests were taken
   std::uint64_t running = 0;  ///< requests, now
   std::uint64_t waiting = 0;  ///< requests, now
   std::map<std::string, std::uint64_t>

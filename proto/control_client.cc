@@ -20,6 +20,7 @@ ControlClient::~ControlClient() {
     const std::lock_guard lock(mutex_);
     stop_ = true;
   }
+  connecting_.request_stop();
   wake_.notify_all();
   thread_.join();
 }
@@ -31,7 +32,8 @@ Result<void> ControlClient::send(const ControlMessage& message) {
 }
 
 Error ControlClient::converse() {
-  auto connected = Channel::connect(options_.address, options_.hello);
+  auto connected =
+      Channel::connect(options_.address, options_.hello, {.stop = connecting_.get_token()});
   if (!connected) return connected.error();
   const std::chrono::milliseconds interval =
       std::max((*connected)->welcome().heartbeat_interval, std::chrono::milliseconds(10));

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <stop_token>
 #include <string>
 #include <thread>
 
@@ -32,7 +33,7 @@ struct ControlClientCallbacks {
 class ControlClient {
  public:
   ControlClient(ControlClientOptions options, ControlClientCallbacks callbacks);
-  ~ControlClient();  ///< closes and joins
+  ~ControlClient();  ///< closes and joins, at once even while connecting
   ControlClient(const ControlClient&) = delete;
   ControlClient& operator=(const ControlClient&) = delete;
 
@@ -51,6 +52,7 @@ class ControlClient {
   std::unique_ptr<Channel> channel_;  // guarded by mutex_
   bool closed_ = false;               // guarded by mutex_: the channel ended
   bool stop_ = false;                 // guarded by mutex_
+  std::stop_source connecting_;       // stopped with stop_: ends a connect that is under way
   Clock::time_point last_alive_;      // client thread only
   std::thread thread_;
 };

@@ -122,6 +122,7 @@ void put(const EpochActive& active, wire::Control& control) {
 void put(const RouterHeartbeat& heartbeat, wire::Control& control) {
   const RouterStats& stats = heartbeat.stats;
   wire::RouterHeartbeat& out = *control.mutable_router_heartbeat();
+  out.set_epoch(stats.epoch.value);
   out.set_running(stats.running);
   out.set_waiting(stats.waiting);
   for (const auto& [name, running] : stats.running_per_deployment) {
@@ -278,6 +279,7 @@ Result<ControlMessage> get(const wire::EpochActive& in) {
 Result<ControlMessage> get(const wire::RouterHeartbeat& in) {
   RouterHeartbeat heartbeat;
   RouterStats& stats = heartbeat.stats;
+  stats.epoch = Epoch{in.epoch()};
   stats.running = in.running();
   stats.waiting = in.waiting();
   for (const wire::DeploymentLoad& load : in.running_per_deployment()) {

@@ -186,8 +186,8 @@ class Api {
       if (request.method != "POST") return wrong_method(request, *responder, "POST");
       return completions(request, responder);
     }
-    const bool known =
-        path == "/health" || path == "/ready" || path == "/metrics" || path.starts_with(kModels);
+    const bool is_models = path == kModels || path.starts_with(std::string(kModels) + "/");
+    const bool known = path == "/health" || path == "/ready" || path == "/metrics" || is_models;
     if (!known) {
       return responder->respond(
           error_response(404, "there is no " + path + " here", "", "not_found"));
@@ -287,7 +287,9 @@ class Api {
     auto id = completion->submit(std::move(generate));
     if (id) return completion->cancel_on_disconnect(*id);
     const Error& error = id.error();
-    metrics_.on_refused(request.model, error_info(error.code).name);
+    // A name that is not served is no label: whoever asks could make as many series as they like.
+    metrics_.on_refused(error.code == ErrorCode::kNotFound ? options_.served_name : request.model,
+                        error_info(error.code).name);
     if (error.code == ErrorCode::kNotFound)
       return responder->respond(model_not_found(request.model));
     if (error.code == ErrorCode::kInvalidArgument) {

@@ -170,11 +170,13 @@ void ClusterMoe::take_reply(WorkerId worker, Part& part, const fabric::Event& ev
     const std::string text(reinterpret_cast<const char*>(event.payload.data()),
                            event.payload.size());
     const std::size_t line = text.find('\n');
-    failure_ = fail(error_code_from_name(text.substr(0, line)),
-                    "worker " + std::to_string(worker.value) + ": " +
-                        (line == std::string::npos ? text : text.substr(line + 1)));
-    log_error("layer {}: {}", header.layer, failure_.message);
+    const std::string why = line == std::string::npos ? text : text.substr(line + 1);
+    failure_ = fail(ErrorCode::kUnavailable,
+                    "worker " + std::to_string(worker.value) + " could not compute layer " +
+                        std::to_string(header.layer) + " (" + why + "); it is replaced, try again");
     part.sent = false;  // answered, but without rows
+    part.refused = true;
+    lose(worker, why);
     return;
   }
   const std::size_t rows =
@@ -268,7 +270,7 @@ void ClusterMoe::finish(std::span<float> y, std::span<std::uint8_t> failed) {
   }
   for (const auto& [worker, part] : parts_) {
     if (part.done) continue;
-    if (incarnations_.contains(worker) == false) {
+    if (!part.refused) {
       failure_ =
           fail(ErrorCode::kWorkerLost,
                "worker " + std::to_string(worker.value) + " was lost while it computed layer " +

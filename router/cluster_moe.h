@@ -51,6 +51,7 @@ class ClusterMoe final : public StepBackend {
     fabric::Header header;
     bool sent = false;
     bool done = false;
+    bool refused = false;  // answered with an error: failure_ says which
     std::vector<float> reply;
   };
 

@@ -1,6 +1,7 @@
 #include "router/engine.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "common/check.h"
 #include "common/log.h"
@@ -10,6 +11,12 @@ namespace {
 
 constexpr std::chrono::milliseconds kIdleWait{
     1000};  // also how late a waiting request's deadline is seen
+
+bool all_finite(std::span<const float> values) {
+  return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+}
+
+Error shutting_down() { return fail(ErrorCode::kUnavailable, "the server is shutting down"); }
 
 }  // namespace
 
@@ -82,7 +89,7 @@ Result<Engine::RequestId> Engine::submit(GenerateRequest request, RequestCallbac
   RequestId id = 0;
   {
     const std::lock_guard lock(mutex_);
-    if (stop_) return fail(ErrorCode::kUnavailable, "the server is shutting down");
+    if (stop_ || drain_until_ != Deadline::max()) return shutting_down();
     const std::string& name = sequence.request.deployment;
     const auto it = served_.find(name);
     if (it == served_.end() && epoch_.value == 0) {
@@ -114,6 +121,14 @@ void Engine::cancel(RequestId id) {
   backend_.interrupt();
 }
 
+void Engine::drain(Deadline deadline) {
+  {
+    const std::lock_guard lock(mutex_);
+    drain_until_ = deadline;
+  }
+  backend_.interrupt();
+}
+
 void Engine::apply(EpochView view, std::function<void(Epoch, std::vector<WorkerId>)> on_active) {
   {
     const std::lock_guard lock(mutex_);
@@ -136,7 +151,9 @@ Epoch Engine::epoch() const {
 
 Engine::Load Engine::load() const {
   const std::lock_guard lock(mutex_);
-  return {num_running_, waiting_.size(), requests_};
+  std::uint64_t all = 0;
+  for (const auto& [name, count] : requests_) all += count;
+  return {epoch_, all - waiting_.size(), waiting_.size(), requests_};
 }
 
 void Engine::apply_pending_view() {
@@ -186,17 +203,22 @@ void Engine::finish(Sequence& sequence, FinishReason reason, Error error) {
   sequence.callbacks.on_finish(finish);
 }
 
-/// Takes out what was cancelled or has passed its deadline, waiting or running.
+/// Takes out what was cancelled or has passed its deadline or the drain's, waiting or running.
 void Engine::sweep() {
   std::vector<RequestId> cancelled;
   std::deque<Sequence> ended;
   const Clock::time_point now = Clock::now();
+  bool drained = false;
+  const auto is_over = [&](const Sequence& sequence) {
+    return sequence.cancelled || drained || now >= sequence.request.deadline;
+  };
   {
     const std::lock_guard lock(mutex_);
     cancelled.swap(cancelled_);
+    drained = now >= drain_until_;
     for (auto it = waiting_.begin(); it != waiting_.end();) {
       it->cancelled = std::find(cancelled.begin(), cancelled.end(), it->id) != cancelled.end();
-      if (it->cancelled || now >= it->request.deadline) {
+      if (is_over(*it)) {
         ended.push_back(std::move(*it));
         it = waiting_.erase(it);
       } else {
@@ -207,6 +229,8 @@ void Engine::sweep() {
   const auto end = [&](Sequence& sequence) {
     if (sequence.cancelled) {
       finish(sequence, FinishReason::kCancelled);
+    } else if (drained) {
+      finish(sequence, FinishReason::kError, shutting_down());
     } else {
       finish(
           sequence, FinishReason::kError,
@@ -217,7 +241,7 @@ void Engine::sweep() {
   for (Sequence& sequence : ended) end(sequence);
   for (auto it = running_.begin(); it != running_.end();) {
     it->cancelled = std::find(cancelled.begin(), cancelled.end(), it->id) != cancelled.end();
-    if (it->cancelled || now >= it->request.deadline) {
+    if (is_over(*it)) {
       end(*it);
       it = running_.erase(it);
     } else {
@@ -237,7 +261,6 @@ void Engine::admit() {
     running_.push_back(std::move(next));
     waiting_.pop_front();
   }
-  num_running_ = running_.size();
 }
 
 bool Engine::step() {
@@ -299,9 +322,16 @@ bool Engine::step() {
       continue;
     }
     if (!part.wants_token) continue;
+    const auto logits = std::span(result.logits).subspan(logits_at, vocab);
+    if (!all_finite(logits)) {
+      finish(sequence, FinishReason::kError,
+             fail(ErrorCode::kDataLoss,
+                  "the model computed logits that are not finite: its weights are damaged"));
+      sequence.id = 0;
+      continue;
+    }
     const std::int32_t token =
-        sample(std::span(result.logits).subspan(logits_at, vocab), sequence.request.sampling,
-               static_cast<std::uint64_t>(sequence.generated()));
+        sample(logits, sequence.request.sampling, static_cast<std::uint64_t>(sequence.generated()));
     sequence.tokens.push_back(token);
     const auto& stops = sequence.request.stop_ids;
     const bool stop = std::find(stops.begin(), stops.end(), token) != stops.end();
@@ -323,15 +353,14 @@ void Engine::loop() {
     if (step()) continue;
     backend_.idle_wait(Clock::now() + kIdleWait);
   }
-  for (Sequence& sequence : running_) finish(sequence, FinishReason::kCancelled);
+  for (Sequence& sequence : running_) finish(sequence, FinishReason::kError, shutting_down());
   running_.clear();
   std::deque<Sequence> waiting;
   {
     const std::lock_guard lock(mutex_);
     waiting.swap(waiting_);
-    num_running_ = 0;
   }
-  for (Sequence& sequence : waiting) finish(sequence, FinishReason::kCancelled);
+  for (Sequence& sequence : waiting) finish(sequence, FinishReason::kError, shutting_down());
 }
 
 }  // namespace moiety

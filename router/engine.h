@@ -74,8 +74,8 @@ struct EngineObserver {
 /// Every step takes one token of each running sequence and fills the token budget with prompt
 /// chunks of new ones, first come first served. A sequence is admitted when KV blocks for its
 /// prompt and all of max_tokens are free, so nothing that runs is ever pushed out. A batch may mix
-/// deployments: each row has its own mask. The destructor ends all requests with kCancelled and
-/// joins.
+/// deployments: each row has its own mask. The destructor ends all requests with
+/// kUnavailable and joins.
 class Engine {
  public:
   using RequestId = std::uint64_t;
@@ -91,12 +91,15 @@ class Engine {
 
   /// Queues a request; any thread. Errors, before any callback: kNotFound (no such deployment, or
   /// it is draining), kInvalidArgument (empty prompt, ids outside the vocabulary, prompt +
-  /// max_tokens beyond the context), kUnavailable (no epoch yet), kResourceExhausted (queue full,
-  /// or more KV blocks than there are at all).
+  /// max_tokens beyond the context), kUnavailable (no epoch yet), kResourceExhausted (queue full).
   Result<RequestId> submit(GenerateRequest request, RequestCallbacks callbacks);
 
   /// Ends a request with kCancelled at the next step boundary; unknown ids are ignored. Any thread.
   void cancel(RequestId id);
+
+  /// Refuses new requests from now on (kUnavailable), and ends those that are not done at
+  /// `deadline` in the same way. Any thread.
+  void drain(Deadline deadline);
 
   /// Hands the loop a new epoch; `on_active` is called on its thread when steps use it, with the
   /// workers that could not be reached. A newer view replaces one that was not applied yet. Any
@@ -110,7 +113,10 @@ class Engine {
   /// Deployments of the current epoch; any thread.
   std::vector<DeploymentInfo> deployments() const;
   Epoch epoch() const;
+  /// All taken at one moment: a deployment that drains in `epoch` takes no request that is not
+  /// counted.
   struct Load {
+    Epoch epoch;
     std::uint64_t running = 0, waiting = 0;
     std::map<std::string, std::uint64_t> per_deployment;  ///< running and waiting
   };
@@ -162,9 +168,9 @@ class Engine {
   std::optional<PendingView> pending_view_;        // guarded by mutex_
   std::map<std::string, Served> served_;           // guarded by mutex_
   std::map<std::string, std::uint64_t> requests_;  // guarded by mutex_: running and waiting
-  std::uint64_t num_running_ = 0;                  // guarded by mutex_
   Epoch epoch_;                                    // guarded by mutex_
   RequestId next_id_ = 1;                          // guarded by mutex_
+  Deadline drain_until_ = Deadline::max();         // guarded by mutex_: max() = not draining
   std::atomic<bool> stop_{false};
   std::thread thread_;
 };

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "common/guard.h"
 #include "common/log.h"
 #include "router/options.h"
 
@@ -22,7 +23,8 @@ int main(int argc, char** argv) {
   app.add_option("--combine", options.combine,
                  "per_worker (default): one row per token and worker; per_expert: the same bits as "
                  "embedded mode")
-      ->transform(CLI::CheckedTransformer(kCombine));
+      ->transform(CLI::CheckedTransformer(kCombine))
+      ->option_text("per_worker|per_expert");
   app.add_option("--reply-timeout-ms", options.reply_timeout_ms,
                  "A worker that is silent for longer counts as lost")
       ->check(CLI::Range(10, 600000))
@@ -37,7 +39,8 @@ int main(int argc, char** argv) {
   }
   if (const char* token = std::getenv("MOIETY_TOKEN")) options.token = token;
   moiety::init_logging("router " + std::to_string(options.id));
-  if (const auto outcome = moiety::run_router(options, {}); !outcome) {
+  const auto outcome = moiety::guarded([&] { return moiety::run_router(options, {}); });
+  if (!outcome) {
     std::fprintf(stderr, "moiety-router: %s\n", outcome.error().message.c_str());
     return 1;
   }

@@ -16,7 +16,8 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
   app.add_option("--threads", options.threads, "Compute threads; 0 = one per core")
       ->capture_default_str();
   app.add_option("--dtype", options.dtype, "Weights and GEMM inputs as bf16 (default) or f32")
-      ->transform(CLI::CheckedTransformer(kDtypes));
+      ->transform(CLI::CheckedTransformer(kDtypes))
+      ->option_text("bf16|f32");
   app.add_option("--kernels", options.kernels, "Kernel variant: auto, avx2, plain, reference")
       ->capture_default_str();
   app.add_option("--max-num-seqs", options.engine.max_num_seqs, "Most sequences in one step")
@@ -35,6 +36,10 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
   app.add_option("--request-timeout", options.request_timeout_s,
                  "Seconds a request may take in all")
       ->check(CLI::Range(1, 86400))
+      ->capture_default_str();
+  app.add_option("--stop-grace-s", options.stop_grace_s,
+                 "When told to stop: seconds for requests under way, then they end with an error")
+      ->check(CLI::Range(0, 3600))
       ->capture_default_str();
   app.add_flag("!--no-expert-metrics", options.expert_metrics,
                "Leave out moiety_expert_tokens_total (one series per layer and expert)");

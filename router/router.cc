@@ -17,7 +17,8 @@
 namespace moiety {
 namespace {
 
-constexpr std::chrono::milliseconds kStopGrace{2000};
+// For the last frames of requests that the end of the grace period cut short.
+constexpr std::chrono::seconds kFlushTime{2};
 
 /// Lets any thread end the process's main wait.
 class StopSignal {
@@ -114,7 +115,7 @@ class ClusterControl {
 
   proto::ControlMessage heartbeat() {
     const Engine::Load load = engine_.load();
-    return proto::RouterHeartbeat{{load.running, load.waiting, load.per_deployment,
+    return proto::RouterHeartbeat{{load.epoch, load.running, load.waiting, load.per_deployment,
                                    metrics_.requests_total(), metrics_.prompt_tokens_total(),
                                    metrics_.generation_tokens_total()}};
   }
@@ -189,7 +190,9 @@ Result<void> run_router(const RouterOptions& options,
            embedded ? ", embedded" : "");
   if (on_listening) on_listening(server->port());
   const Result<void> outcome = stop.wait();
-  server->stop(kStopGrace);
+  const std::chrono::seconds grace(options.stop_grace_s);
+  engine->drain(Clock::now() + grace);
+  server->stop(grace + kFlushTime);
   if (control != nullptr) control->close();
   engine.reset();  // its callbacks answer through the server
   return outcome;

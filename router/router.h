@@ -28,6 +28,9 @@ struct RouterOptions {
   std::uint32_t reply_timeout_ms = 10000;
   std::uint32_t request_timeout_s = 600;
   std::uint32_t orphan_timeout_s = 60;
+  /// For requests under way when we are told to stop; then they end with an error. Below the
+  /// coordinator's own patience (--shutdown-grace-s).
+  std::uint32_t stop_grace_s = 10;
   bool expert_metrics = true;
   EngineOptions engine;
   std::string token;

@@ -21,11 +21,13 @@ std::uint64_t now_ns() {
 LaneLoop::LaneLoop(fabric::WorkerPort& port,
                    const ExpertStore& store,
                    ExpertRunner& runner,
+                   std::int32_t hidden_size,
                    std::uint64_t worker_id,
                    std::uint64_t incarnation)
     : port_(port),
       store_(store),
       runner_(runner),
+      hidden_size_(hidden_size),
       worker_id_(worker_id),
       incarnation_(incarnation) {}
 
@@ -54,6 +56,11 @@ Result<std::vector<std::byte>> LaneLoop::compute(const fabric::Event& event) {
     return fail(ErrorCode::kLeaseLost, "the message is for another incarnation of this worker");
   }
   MOIETY_ASSIGN(const Dispatch dispatch, decode_dispatch(event.payload));
+  if (dispatch.hidden_size != hidden_size_) {
+    return fail(ErrorCode::kInvalidArgument, "rows of " + std::to_string(dispatch.hidden_size) +
+                                                 " values, the model has " +
+                                                 std::to_string(hidden_size_));
+  }
   const auto hidden = static_cast<std::size_t>(dispatch.hidden_size);
   pair_rows_.resize(dispatch.pairs.num_pairs() * hidden);
   MOIETY_TRY(runner_.run(store_, static_cast<std::int32_t>(header.layer), dispatch.hidden_size,

@@ -13,10 +13,12 @@ namespace moiety {
 /// run() belongs to one thread; stop() and the counters to any.
 class LaneLoop {
  public:
-  /// All outlive the loop. `incarnation` is this worker's: dispatches for another one are refused.
+  /// All outlive the loop. `incarnation` is this worker's and `hidden_size` the model's: dispatches
+  /// for others are refused.
   LaneLoop(fabric::WorkerPort& port,
            const ExpertStore& store,
            ExpertRunner& runner,
+           std::int32_t hidden_size,
            std::uint64_t worker_id,
            std::uint64_t incarnation);
 
@@ -35,6 +37,7 @@ class LaneLoop {
   fabric::WorkerPort& port_;
   const ExpertStore& store_;
   ExpertRunner& runner_;
+  const std::int32_t hidden_size_;
   const std::uint64_t worker_id_;
   const std::uint64_t incarnation_;
   std::vector<float> pair_rows_;

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "common/guard.h"
 #include "common/log.h"
 #include "worker/worker.h"
 
@@ -10,8 +11,7 @@ int main(int argc, char** argv) {
   std::string dtype = "bf16";
   CLI::App app(
       "Moiety worker: holds routed experts and computes them for routers. The coordinator starts "
-      "it, or you do with "
-      "a static fleet. The cluster's secret comes from the environment variable MOIETY_TOKEN.");
+      "it. The cluster's secret comes from the environment variable MOIETY_TOKEN.");
   app.add_option("--coordinator", options.coordinator, "Coordinator's control address, HOST:PORT")
       ->required();
   app.add_option("--model", options.model, "Checkpoint folder")->required();
@@ -40,7 +40,8 @@ int main(int argc, char** argv) {
   options.dtype = dtype == "f32" ? moiety::DType::kF32 : moiety::DType::kBF16;
   if (const char* token = std::getenv("MOIETY_TOKEN")) options.token = token;
   moiety::init_logging("worker " + std::to_string(options.id));
-  if (const auto outcome = moiety::run_worker(options); !outcome) {
+  const auto outcome = moiety::guarded([&] { return moiety::run_worker(options); });
+  if (!outcome) {
     std::fprintf(stderr, "moiety-worker: %s\n", outcome.error().message.c_str());
     return 1;
   }

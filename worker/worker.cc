@@ -172,7 +172,8 @@ Result<void> run_worker(const WorkerOptions& options) {
   MOIETY_ASSIGN(
       const std::unique_ptr<fabric::WorkerPort> port,
       fabric::open_ucx_port({options.id, options.incarnation, options.token}, options.bind_host));
-  LaneLoop loop(*port, store, runner, options.id, options.incarnation);
+  LaneLoop loop(*port, store, runner, checkpoint.architecture().hidden_size, options.id,
+                options.incarnation);
   WorkerMetrics metrics(store, loop);
 
   http::ServerOptions http_options;

@@ -175,6 +175,26 @@ TEST_F(ChangedOlmoe, IntegerWeights) {
                AllOf(HasSubstr("model.norm.weight"), HasSubstr("I32")));
 }
 
+TEST_F(ChangedOlmoe, WeightsOfATypeThatIsNotRead) {
+  const auto retype = [&](std::string_view from, std::string_view to) {
+    contents_.write(copy_ / "model.safetensors");
+    write_text(copy_ / "model.safetensors",
+               replaced(read_text(copy_ / "model.safetensors"), from, to));
+    return Checkpoint::open(copy_.path());
+  };
+  auto& norm = contents_.tensors["model.norm.weight"];
+  norm.dtype = DType::kI32;
+  expect_error(
+      retype(R"("model.norm.weight":{"dtype":"I32")", R"("model.norm.weight":{"dtype":"U32")"),
+      ErrorCode::kInvalidArgument,
+      AllOf(HasSubstr("model.safetensors: tensor 'model.norm.weight' is U32"),
+            HasSubstr("F32, BF16 or F16")));
+  contents_.tensors["extra"] = {DType::kI64, {1}, std::vector<std::byte>(8)};
+  norm.dtype = DType::kF32;
+  expect_error(retype(R"("extra":{"dtype":"I64")", R"("extra":{"dtype":"U64")"),
+               ErrorCode::kInvalidArgument, HasSubstr("1 tensor: 'extra'"));
+}
+
 TEST_F(ChangedOlmoe, AnotherByteAnotherFingerprint) {
   const std::string before = reopen()->fingerprint();
   const std::string name = "lm_head.weight";

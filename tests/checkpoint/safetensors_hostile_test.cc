@@ -81,7 +81,16 @@ TEST(HostileSafetensors, Entries) {
       {R"("dtype":"F32","shape":[2])", "data_offsets"},
       {R"("dtype":"F32","dtype":"I32","shape":[2],"data_offsets":[0,8])", "dtype twice"},
       {R"("dtype":"F32","shape":[2],"data_offsets":[0,8],"data_offsets":[0,8])", "twice"},
-      {R"("dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8])", "'F8_E4M3'"},
+      {R"("dtype":"F8_E4M3","shape":[9],"data_offsets":[0,8])", "9 bytes"},
+      {R"("dtype":"BOOL","shape":[2],"data_offsets":[0,8])", "2 bytes"},
+      {R"("dtype":"F64","shape":[2],"data_offsets":[0,8])", "16 bytes"},
+      {R"("dtype":"F6_E2M3","shape":[11],"data_offsets":[0,8])", "whole number of bytes"},
+      {R"("dtype":"C64","shape":[288230376151711745],"data_offsets":[0,8])", "large"},
+      {R"("dtype":"X9","shape":[1],"data_offsets":[8,16])", "truncated"},
+      {R"("dtype":"X9","shape":[1],"data_offsets":[0,4])", "last 4 bytes"},
+      {R"("dtype":"","shape":[2],"data_offsets":[0,8])", "dtype"},
+      {R"("dtype":"f32","shape":[2],"data_offsets":[0,8])", "dtype"},
+      {R"("dtype":"AN_ELEMENT_TYPE_WITH_A_LONG_NAME_","shape":[2],"data_offsets":[0,8])", "dtype"},
       {R"("dtype":4,"shape":[2],"data_offsets":[0,8])", "dtype"},
       {R"("dtype":"F32","shape":2,"data_offsets":[0,8])", "shape"},
       {R"("dtype":"F32","shape":[-2],"data_offsets":[0,8])", "shape"},
@@ -125,6 +134,16 @@ TEST(HostileSafetensors, OverlapsAndDuplicates) {
   expect_error(open_bytes(safetensors_bytes(
                    a + R"("a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}})", 16)),
                ErrorCode::kInvalidArgument, HasSubstr("'a': stands in the header twice"));
+  // The same where one of the two is of an element type that is not read.
+  expect_error(open_bytes(safetensors_bytes(
+                   a + R"("b":{"dtype":"U8","shape":[8],"data_offsets":[4,12]}})", 12)),
+               ErrorCode::kInvalidArgument, HasSubstr("'b': overlaps tensor 'a'"));
+  expect_error(open_bytes(safetensors_bytes(
+                   a + R"("a":{"dtype":"U8","shape":[8],"data_offsets":[8,16]}})", 16)),
+               ErrorCode::kInvalidArgument, HasSubstr("'a': stands in the header twice"));
+  expect_error(open_bytes(safetensors_bytes(
+                   a + R"("b":{"dtype":"U8","shape":[8],"data_offsets":[12,20]}})", 20)),
+               ErrorCode::kInvalidArgument, HasSubstr("covers the 4 bytes"));
 }
 
 TEST(HostileSafetensors, WhatIsNoFile) {
@@ -196,6 +215,19 @@ TEST_F(Shards, TheIndexMustBeTrue) {
                HasSubstr("'c', which model.safetensors.index.json does not list"));
   expect_error(open(R"({"a":"model.safetensors.index.json"})"), ErrorCode::kInvalidArgument,
                HasSubstr("index.json"));
+}
+
+TEST_F(Shards, ListTensorsThatAreNotReadToo) {
+  write_text(dir_ / "two.safetensors",
+             safetensors_bytes(R"({"b":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}})", 3));
+  const auto set = open(R"({"a":"one.safetensors","b":"two.safetensors"})");
+  ASSERT_TRUE(set) << set.error().message;
+  ASSERT_EQ(set->other_tensors().count("b"), 1u);
+  EXPECT_EQ(set->files()[set->other_tensors().find("b")->second.file], dir_ / "two.safetensors");
+  expect_error(set->read_floats("b"), ErrorCode::kInvalidArgument,
+               HasSubstr("two.safetensors: tensor 'b' is U8"));
+  expect_error(open(R"({"a":"one.safetensors","c":"two.safetensors"})"),
+               ErrorCode::kInvalidArgument, HasSubstr("'b', which model.safetensors.index.json"));
 }
 
 TEST_F(Shards, TwoNamesOfOneFile) {

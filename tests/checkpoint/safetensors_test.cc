@@ -105,6 +105,34 @@ TEST(Safetensors, ReadsRangesAndCountsTheirBytes) {
   EXPECT_EQ(set.bytes_read(), 13u);
 }
 
+TEST(Safetensors, TensorsOfOtherTypesMayStandBesideThoseThatAreRead) {
+  TempDir dir;
+  write_text(dir / "x.safetensors",
+             safetensors_bytes(R"({"mask":{"dtype":"BOOL","shape":[3],"data_offsets":[0,3]},
+                 "codes":{"dtype":"F4","shape":[2,5],"data_offsets":[3,8]},
+                 "ids":{"dtype":"I64","shape":[1],"data_offsets":[8,16]},
+                 "later":{"dtype":"Q3_K","shape":[256],"data_offsets":[16,20]}})",
+                               20));
+  const SafetensorsSet set = open(dir / "x.safetensors");
+  EXPECT_EQ(set.tensors().size(), 1u);
+  EXPECT_THAT(*set.read_integers("ids"), ElementsAre(0x0f0e0d0c0b0a0908));
+  ASSERT_EQ(set.other_tensors().size(), 3u);
+  const OtherTensor& codes = set.other_tensors().find("codes")->second;
+  EXPECT_EQ(codes.dtype, "F4");
+  EXPECT_EQ(codes.num_bytes, 5u);
+  EXPECT_EQ(codes.offset + 17, std::filesystem::file_size(dir / "x.safetensors"));
+  EXPECT_EQ(set.find("mask"), nullptr);
+  std::vector<std::byte> out(3);
+  const auto names_it = AllOf(HasSubstr("x.safetensors"), HasSubstr("'mask' is BOOL"));
+  expect_error(set.read("mask", out), ErrorCode::kInvalidArgument, names_it);
+  expect_error(set.read_range("mask", 1, std::span(out).first(1)), ErrorCode::kInvalidArgument,
+               names_it);
+  expect_error(set.read_floats("mask"), ErrorCode::kInvalidArgument, names_it);
+  expect_error(set.read_integers("later"), ErrorCode::kInvalidArgument,
+               HasSubstr("'later' is Q3_K"));
+  EXPECT_EQ(set.bytes_read(), 8u);
+}
+
 TEST(SafetensorsDeathTest, ARangeOutsideOfTheTensorIsABug) {
   TempDir dir;
   SafetensorsWriter writer;

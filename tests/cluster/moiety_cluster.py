@@ -1,6 +1,7 @@
-"""A cluster of real processes for tests: started, asked, and ended by pid."""
+"""Servers and clusters of real processes for tests: started, asked, and ended by pid."""
 import json
 import os
+import random
 import signal
 import subprocess
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = ROOT / "models/moiety-tiny-emo"
+LAYERS, ROUTED = 6, 63
 
 
 def call(method, url, body=None, timeout=60):
@@ -49,6 +51,21 @@ def metric(page, name):
     return total
 
 
+def fingerprint(bin_dir, model=MODEL):
+    done = subprocess.run([Path(bin_dir) / "moiety", "inspect", model, "--json"], text=True, capture_output=True, check=True,
+                          timeout=60)
+    return json.loads(done.stdout)["fingerprint"]
+
+
+def write_subset(bin_dir, path, seed, keep=16, **changes):
+    """A random subset file of the bundled model: keep - 1 routed experts per layer and the shared one."""
+    pick = random.Random(seed)
+    layers = [sorted(pick.sample(range(ROUTED), keep - 1)) + [ROUTED] for _ in range(LAYERS)]
+    path.write_text(json.dumps({"format": "moiety.subset/1", "checkpoint": fingerprint(bin_dir), "domains": ["test"],
+                                "method": "random", "experts_kept_per_layer": layers, **changes}))
+    return layers
+
+
 class Stream(threading.Thread):
     """One streamed completion; `frames` are the parsed data lines, `done` whether [DONE] came, `status` the HTTP status."""
 
@@ -81,6 +98,42 @@ class Stream(threading.Thread):
     def failure(self):
         """The error code in the stream, or None."""
         return next((f["error"]["code"] for f in self.frames if "error" in f), None)
+
+
+class Server:
+    """`moiety serve` (embedded mode) on a free port."""
+
+    def __init__(self, bin_dir, *flags, model=MODEL):
+        self.log = tempfile.TemporaryFile(mode="w+")
+        self.process = subprocess.Popen([Path(bin_dir) / "moiety", "serve", "--json", "-m", model, "--port", "0", *flags],
+                                        text=True, stdout=subprocess.PIPE, stderr=self.log)
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait(timeout=20)
+            self.log.seek(0)
+            raise AssertionError(f"moiety serve ended with status {self.process.returncode}: {self.log.read()}")
+        self.url = json.loads(line)["url"]
+        self.port = int(self.url.rsplit(":", 1)[1])
+
+    def metric(self, name):
+        return metric(call("GET", self.url + "/metrics")[1], name)
+
+    def stop(self):
+        """Asks it to end; its exit status."""
+        self.process.terminate()
+        return self.process.wait(timeout=20)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        try:
+            self.stop()
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+            self.log.close()
 
 
 class Cluster:

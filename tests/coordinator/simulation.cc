@@ -139,6 +139,7 @@ void Simulation::heartbeat_router(int key) {
   Router& router = routers.at(key);
   if (!router.connection || router.frozen) return;
   proto::RouterHeartbeat heartbeat;
+  heartbeat.stats.epoch = router.active;
   heartbeat.stats.running_per_deployment = router.running;
   router.outbox.push_back(heartbeat);
 }

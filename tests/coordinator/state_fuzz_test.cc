@@ -20,6 +20,7 @@ void fuzz(std::uint32_t seed) {
   config.capacity_per_layer = 6;
   config.restart_workers = seed % 4 != 0;
   config.operation_timeout = 20s;
+  config.drain_timeout = 20s;
   Simulation sim(config);
   std::vector<OperationId> operations = {sim.start({full_deployment()})};
   sim.finish(operations.front());

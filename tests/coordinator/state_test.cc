@@ -153,7 +153,7 @@ TEST_F(ServingCluster, UndeployDoesNotTrustAReportFromBeforeTheDrain) {
 TEST_F(ServingCluster, UndeployThatDrainsForTooLongIsTakenBack) {
   sim.routers[router].running = {{"", 1}};
   const OperationId undeployed = sim.undeploy("");
-  sim.finish(undeployed, 200s);
+  sim.finish(undeployed, 700s);
   EXPECT_THAT(sim.error(undeployed), HasSubstr("1 running requests of tiny"));
   sim.run();
   EXPECT_FALSE(sim.view(router).deployments.at(0).draining);

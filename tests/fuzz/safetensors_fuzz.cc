@@ -11,14 +11,18 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view header(reinterpret_cast<const char*>(data) + 1, size - 1);
   const std::uint64_t data_begin = 8 + header.size();
   const std::uint64_t file_bytes = data_begin + data[0];
-  const auto tensors = moiety::parse_safetensors_header(header, data_begin, file_bytes);
-  if (tensors) {
+  const auto parsed = moiety::parse_safetensors_header(header, data_begin, file_bytes);
+  if (parsed) {
     std::uint64_t covered = 0;
-    for (const auto& [name, info] : *tensors) {
-      MOIETY_CHECK(info.offset >= data_begin && info.offset <= file_bytes, "outside of the file");
-      MOIETY_CHECK(info.num_bytes <= file_bytes - info.offset, "outside of the file");
-      covered += info.num_bytes;
-    }
+    const auto check = [&](const auto& tensors) {
+      for (const auto& [name, info] : tensors) {
+        MOIETY_CHECK(info.offset >= data_begin && info.offset <= file_bytes, "outside of the file");
+        MOIETY_CHECK(info.num_bytes <= file_bytes - info.offset, "outside of the file");
+        covered += info.num_bytes;
+      }
+    };
+    check(parsed->tensors);
+    check(parsed->others);
     MOIETY_CHECK(covered == data[0], "tensors do not cover the data exactly");
   }
   const auto shards = moiety::parse_shard_index(header);

@@ -28,8 +28,9 @@ class LoopbackCluster {
       const std::vector<ExpertId> experts = view.placement.experts_of(id);
       if (auto loaded = worker->store.load(experts); !loaded)
         ADD_FAILURE() << loaded.error().message;
-      worker->loop = std::make_unique<LaneLoop>(*worker->port, worker->store, worker->runner,
-                                                id.value, kIncarnation);
+      worker->loop =
+          std::make_unique<LaneLoop>(*worker->port, worker->store, worker->runner,
+                                     reference.arch().hidden_size, id.value, kIncarnation);
       view_.workers.push_back({id, kIncarnation, worker->port->address()});
       worker->thread = std::thread([loop = worker->loop.get()] { loop->run(); });
       workers_.push_back(std::move(worker));

@@ -127,7 +127,7 @@ class Generator {
       case 9:
         return EpochActive{{number()}, workers()};
       case 10: {
-        RouterStats stats{number(), number(), {}, number(), number(), number()};
+        RouterStats stats{Epoch{number()}, number(), number(), {}, number(), number(), number()};
         for (std::size_t i = below(4); i > 0; --i) stats.running_per_deployment[text()] = number();
         return RouterHeartbeat{stats};
       }

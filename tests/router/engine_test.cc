@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <condition_variable>
+#include <future>
 
 #include "tests/golden/golden_support.h"
 
@@ -227,9 +228,38 @@ TEST_F(EngineTest, ADeadlineEndsARequestWithATypedError) {
   EXPECT_EQ(finish.error.code, ErrorCode::kDeadlineExceeded);
 }
 
+TEST_F(EngineTest, DrainingRefusesNewRequestsAndEndsTheOthersAtItsDeadline) {
+  const auto engine = make_engine({.max_num_seqs = 1});
+  Heard finishes, running, waiting, refused;
+  must(engine->submit(request(0), finishes.callbacks()));
+  engine->drain(Clock::now() + std::chrono::hours(1));
+  EXPECT_EQ(engine->submit(request(0), refused.callbacks()).error().code, ErrorCode::kUnavailable);
+  EXPECT_EQ(finishes.wait_end().reason, FinishReason::kLength);
+
+  const auto other = make_engine({.max_num_seqs = 1});
+  // Holds the step loop at its first token, so that the request cannot be done before drain().
+  std::promise<void> drained;
+  RequestCallbacks held = running.callbacks();
+  held.on_token = [gate = drained.get_future().share(), hear = held.on_token](std::int32_t token) {
+    gate.wait();
+    hear(token);
+  };
+  must(other->submit(request(0, 220), std::move(held)));
+  must(other->submit(request(1, 220), waiting.callbacks()));
+  other->drain(Clock::now());
+  drained.set_value();
+  for (Heard* heard : {&running, &waiting}) {
+    const Finish finish = heard->wait_end();
+    EXPECT_EQ(finish.reason, FinishReason::kError);
+    EXPECT_EQ(finish.error.code, ErrorCode::kUnavailable);
+    EXPECT_LT(heard->tokens().size(), 220u);
+  }
+  EXPECT_EQ(other->load().running + other->load().waiting, 0u);
+}
+
 TEST_F(EngineTest, AFullQueueRefuses) {
+  std::vector<Heard> heard(40);  // outlives the engine, which calls back until it ends
   const auto engine = make_engine({.max_num_seqs = 1, .max_queue = 2});
-  std::vector<Heard> heard(40);
   int refused = 0;
   for (std::size_t i = 0; i < heard.size(); ++i) {
     const auto id = engine->submit(request(0, 100), heard[i].callbacks());
@@ -238,7 +268,30 @@ TEST_F(EngineTest, AFullQueueRefuses) {
     ++refused;
   }
   EXPECT_GT(refused, 0);
-  // The destructor ends the others with kCancelled: nobody waits for ever.
+  // The destructor ends the others with an error: nobody waits for ever.
+}
+
+TEST_F(EngineTest, TheLoadIsThatOfItsEpoch) {
+  const auto engine = make_engine();
+  EXPECT_EQ(engine->load().epoch, Epoch{1});
+  Heard heard;
+  must(engine->submit(request(1, 200), heard.callbacks()));
+  EXPECT_EQ(engine->load().per_deployment.at("a"), 1u);
+  heard.wait_end();
+}
+
+TEST_F(EngineTest, ADrainRefusesNewRequestsAndEndsLateOnesWithAnError) {
+  const auto engine = make_engine();
+  Heard quick, late, refused;
+  must(engine->submit(request(0, 2), quick.callbacks()));
+  must(engine->submit(request(0, 230), late.callbacks()));
+  late.wait_tokens(1);
+  quick.wait_end();
+  engine->drain(Clock::now());
+  EXPECT_EQ(engine->submit(request(0), refused.callbacks()).error().code, ErrorCode::kUnavailable);
+  const Finish finish = late.wait_end();
+  EXPECT_EQ(finish.reason, FinishReason::kError);
+  EXPECT_EQ(finish.error.code, ErrorCode::kUnavailable);
 }
 
 TEST_F(EngineTest, MissingExpertsFailTheRequestAndNoOther) {

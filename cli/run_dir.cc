@@ -1,0 +1,106 @@
+#include "cli/run_dir.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <cerrno>
+#include <cstring>
+
+#include "common/file.h"
+
+namespace moiety::cli {
+namespace json = boost::json;
+namespace {
+
+Error cannot_make(const std::filesystem::path& path, int error) {
+  return fail(ErrorCode::kIo, path.string() + ": cannot make this folder: " + std::strerror(error));
+}
+
+Result<void> check_private(const std::filesystem::path& path) {
+  struct stat found {};
+  if (::lstat(path.c_str(), &found) != 0) return cannot_make(path, errno);
+  const char* wrong = !S_ISDIR(found.st_mode)      ? "is not a folder"
+                      : found.st_uid != ::getuid() ? "belongs to another user"
+                      : (found.st_mode & 022) != 0 ? "can be written by other users"
+                                                   : nullptr;
+  if (wrong == nullptr) return {};
+  return fail(ErrorCode::kFailedPrecondition,
+              path.string() + ": " + wrong +
+                  ", and a cluster's secret must not lie there; remove it, or name another folder "
+                  "with --run-dir");
+}
+
+/// Whether `pid` is a coordinator, and not another program that got the number since.
+bool is_coordinator(pid_t pid) {
+  if (pid <= 1 || (::kill(pid, 0) != 0 && errno != EPERM)) return false;
+  std::error_code unreadable;  // another user's process: believe the file
+  const auto program =
+      std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/exe", unreadable);
+  return unreadable || program.filename().string().starts_with("moiety-coordinator");
+}
+
+}  // namespace
+
+Result<std::filesystem::path> make_run_dir(const std::filesystem::path& given,
+                                           std::uint16_t admin_port) {
+  std::filesystem::path path = given;
+  if (path.empty()) {
+    path = std::filesystem::temp_directory_path() /
+           ("moiety-" + std::to_string(::getuid()) + "-" +
+            (admin_port != 0 ? std::to_string(admin_port) : "p" + std::to_string(::getpid())));
+  } else if (path.has_parent_path()) {
+    std::error_code error;
+    std::filesystem::create_directories(path.parent_path(), error);
+    if (error) return cannot_make(path.parent_path(), error.value());
+  }
+  if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return cannot_make(path, errno);
+  if (given.empty()) MOIETY_TRY(check_private(path));
+  std::error_code error;
+  if (!std::filesystem::is_directory(path, error)) return cannot_make(path, ENOTDIR);
+  return path;
+}
+
+std::optional<RunFile> read_run_file(const std::filesystem::path& run_dir) {
+  const auto content = read_file(run_dir / "coordinator.json", 1 << 16);
+  if (!content) return std::nullopt;
+  boost::system::error_code error;
+  const json::value parsed = json::parse(*content, error);
+  if (error || !parsed.is_object()) return std::nullopt;
+  const auto text = [&](const char* name) {
+    const json::value* value = parsed.as_object().if_contains(name);
+    return value != nullptr && value->is_string() ? std::string(value->as_string()) : "";
+  };
+  const json::value* pid = parsed.as_object().if_contains("pid");
+  RunFile file{pid != nullptr && pid->is_int64() ? static_cast<pid_t>(pid->as_int64()) : 0,
+               text("model"), text("control_address"), text("admin_address"), text("token")};
+  if (file.pid <= 0 || file.control_address.empty() || file.admin_address.empty())
+    return std::nullopt;
+  return file;
+}
+
+Result<void> check_run_dir_is_free(const std::filesystem::path& run_dir) {
+  const auto file = read_run_file(run_dir);
+  if (!file || !is_coordinator(file->pid)) return {};
+  return fail(ErrorCode::kFailedPrecondition,
+              run_dir.string() + ": a cluster runs here (coordinator pid " +
+                  std::to_string(file->pid) + "); `moiety down --admin http://" +
+                  file->admin_address +
+                  "` ends it; another one needs an --admin-port, a --port and a --run-dir of its "
+                  "own");
+}
+
+Result<ScratchDir> ScratchDir::make(const std::string& prefix) {
+  std::string path = (std::filesystem::temp_directory_path() / (prefix + "-XXXXXX")).string();
+  if (::mkdtemp(path.data()) == nullptr) return cannot_make(path, errno);
+  return ScratchDir(path);
+}
+
+ScratchDir::~ScratchDir() {
+  std::error_code ignored;
+  if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+}
+
+}  // namespace moiety::cli

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "common/result.h"
+
+namespace moiety::cli {
+
+/// The folder of a cluster's addresses, secret and logs, made for this user only if it is missing.
+///
+///   given       --run-dir; empty: one below the temporary folder
+///   admin_port  names the folder below the temporary folder; 0: this process's id does
+///
+/// Others may write to the temporary folder, so what lies there already is only used if it is a
+/// folder of ours that nobody else can write to (kFailedPrecondition).
+Result<std::filesystem::path> make_run_dir(const std::filesystem::path& given,
+                                           std::uint16_t admin_port);
+
+/// What a coordinator writes into its run dir (coordinator.json).
+struct RunFile {
+  pid_t pid = 0;
+  std::string model;
+  std::string control_address;
+  std::string admin_address;
+  std::string token;
+};
+
+/// nullopt while there is none, or no valid one.
+std::optional<RunFile> read_run_file(const std::filesystem::path& run_dir);
+
+/// kFailedPrecondition if a coordinator runs in this folder: its logs and its coordinator.json are
+/// not ours.
+Result<void> check_run_dir_is_free(const std::filesystem::path& run_dir);
+
+/// A new folder below the temporary folder, for this user only; removed with its content.
+class ScratchDir {
+ public:
+  static Result<ScratchDir> make(const std::string& prefix);
+  ScratchDir(ScratchDir&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+  ScratchDir& operator=(ScratchDir&&) = delete;
+  ~ScratchDir();
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  explicit ScratchDir(std::filesystem::path path) : path_(std::move(path)) {}
+  std::filesystem::path path_;
+};
+
+}  // namespace moiety::cli

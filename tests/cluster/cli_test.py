@@ -1,0 +1,405 @@
+#!/usr/bin/env python3
+"""The commands of `moiety` that need no server, as people and scripts see them. usage: cli_test.py BIN_DIR"""
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from safetensors.numpy import load_file, save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from moiety_cluster import LAYERS, MODEL, ROOT, ROUTED, write_subset  # noqa: E402
+
+BIN = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+GOLDEN = ROOT / "tests/golden"
+TOP_K = 3
+TEXTS = {
+    "code": ["def main():\n    return 0\n", "import os\n\nclass A:\n    x = [1, 2, 3]\n", "for i in range(10):\n    print(i)\n"],
+    "german": ["Die Datei wird nicht gefunden. Bitte prüfen Sie den Namen.", "Größe und Zeit der Änderung werden angezeigt."],
+}
+
+
+def moiety(*words, timeout=120):
+    return subprocess.run([BIN / "moiety", *words], text=True, capture_output=True, timeout=timeout,
+                          stdin=subprocess.DEVNULL, encoding="utf-8", errors="strict")
+
+
+class CliTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory(prefix="moiety-test-")
+        cls.dir = Path(cls.folder.name)
+        for domain, texts in TEXTS.items():
+            lines = [json.dumps({"domain": domain, "text": text}) for text in texts]
+            (cls.dir / f"{domain}.jsonl").write_text("\n".join(lines) + "\n\n")
+        cls.profile = cls.dir / "two.profile"
+        cls.profiled = cls.json("profile", "-m", MODEL, "--domain", f"code={cls.dir}/code.jsonl", "--domain",
+                                f"german={cls.dir}/german.jsonl", "-o", cls.profile)
+        cls.subset = cls.dir / "a.json"
+        cls.kept = write_subset(BIN, cls.subset, 1)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    @staticmethod
+    def json(*words):
+        done = moiety(*words, "--json")
+        if done.returncode != 0:
+            raise AssertionError(f"{words}: status {done.returncode}: {done.stderr}")
+        return json.loads(done.stdout)
+
+    def text(self, *words):
+        done = moiety(*words)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def fails(self, *words, says):
+        """Exit status 1 and one line on stderr that holds every text of `says`."""
+        done = moiety(*words)
+        self.assertEqual(done.returncode, 1, (words, done.stderr))
+        self.assertTrue(done.stderr.endswith("\n") and done.stderr.count("\n") == 1, done.stderr)
+        self.assertTrue(done.stderr.startswith("moiety: "), done.stderr)
+        for text in [says] if isinstance(says, str) else says:
+            self.assertIn(text, done.stderr, words)
+        return done
+
+    # --- what works
+
+    def test_inspect(self):
+        seen = self.json("inspect", MODEL)
+        self.assertEqual(seen["fingerprint"], "7001f6a4b8400f991bf0626b8963e7a94f3fa7f62f82ca4bb558533d2e748687")
+        self.assertEqual((seen["layers"], seen["experts_per_layer"], seen["shared_experts"], seen["routed_experts_per_token"]),
+                         (LAYERS, ROUTED + 1, 1, TOP_K))
+        tensors = load_header(MODEL / "model.safetensors")
+        self.assertEqual(seen["parameters"], sum(math.prod(t["shape"]) for t in tensors.values()))
+        self.assertLess(seen["active_parameters"], seen["parameters"] / 2)
+        sizes = {size["keep"]: size["bytes_bf16"] for size in seen["bytes_by_kept_experts"]}
+        self.assertEqual(sizes[64], 2 * seen["parameters"])
+        self.assertEqual(sizes[64] - sizes[16], LAYERS * 48 * 3 * 64 * 256 * 2)
+        shown = self.text("inspect", "-m", MODEL)
+        for text in (seen["fingerprint"], "64 per layer (1 shared)", "3 routed ones per token"):
+            self.assertIn(text, shown)
+        for name, pruned in (("emo", False), ("emo-pruned", True), ("emo-ragged", True), ("olmoe", False)):
+            self.assertEqual(self.json("inspect", GOLDEN / "fixtures" / name)["physically_pruned"], pruned)
+
+    def test_help_and_version(self):
+        self.assertRegex(self.text("--version"), r"^moiety \d+\.\d+\.\d+\n$")
+        for words in ((), ("generate",), ("profile",), ("logits",), ("up",)):
+            self.assertIn("--help", self.text(*words, "--help"))
+
+    def test_generate(self):
+        ask = ("generate", "-m", MODEL, "-p", "<|endoftext|>def main():\n", "--max-tokens", "24", "--ignore-eos")
+        plain = moiety(*ask)
+        self.assertEqual(plain.returncode, 0)
+        self.assertRegex(plain.stderr, r"^\d+ \+ 24 tokens, .*\n$")
+        answer = self.json(*ask)
+        self.assertEqual(plain.stdout, answer["text"] + "\n")
+        self.assertEqual((answer["finish_reason"], answer["completion_tokens"], answer["masked_mass"]), ("length", 24, 0))
+        masked = self.json(*ask, "--subset", self.subset)
+        self.assertGreater(masked["masked_mass"], 0.05)
+        self.assertNotEqual(masked["text"], answer["text"])
+
+    def test_generate_with_a_seed(self):
+        ask = ("generate", "-m", MODEL, "-p", "<|endoftext|>東京", "--max-tokens", "24", "--temperature", "1", "--ignore-eos")
+        texts = [self.json(*ask, "--seed", str(seed))["text"] for seed in (1, 1, 2)]
+        self.assertEqual(texts[0], texts[1])
+        self.assertNotEqual(texts[0], texts[2])
+        # Neither threads nor kernels' blocking matter.
+        self.assertEqual(self.json(*ask, "--seed", "1", "--threads", "1")["text"], texts[0])
+        self.assertGreater(len({self.json(*ask)["text"] for _ in range(3)}), 1)
+
+    def test_profile(self):
+        profile = json.loads(self.profile.read_text())
+        self.assertEqual((profile["format"], profile["checkpoint"]),
+                         ("moiety.profile/1", self.json("inspect", MODEL)["fingerprint"]))
+        tokenizer = tokenizers.Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+        for domain, texts in TEXTS.items():
+            seen = profile["domains"][domain]
+            self.assertEqual(seen["tokens"], sum(1 + len(tokenizer.encode(t).ids) for t in texts))  # EOS first
+            self.assertEqual(seen["tokens"], self.profiled["tokens"][domain])
+            self.assertEqual(seen["text_sha256"], hashlib.sha256((self.dir / f"{domain}.jsonl").read_bytes()).hexdigest())
+            self.assertEqual(np.shape(seen["mean_prob"]), (LAYERS, ROUTED))
+            np.testing.assert_allclose(np.sum(seen["mean_prob"], axis=1), 1, atol=1e-5)
+        self.assertFalse(np.allclose(*[profile["domains"][d]["mean_prob"] for d in TEXTS], atol=1e-3))
+        short = self.json("profile", "-m", MODEL, "--domain", f"x={self.dir}/code.jsonl", "-o", self.dir / "x.profile",
+                          "--max-tokens", "2")
+        self.assertEqual(short["tokens"], {"x": 2 * len(TEXTS["code"])})
+
+    def test_select(self):
+        profile = json.loads(self.profile.read_text())
+        best = {domain: [set(np.argsort(-np.array(layer), kind="stable")[:15]) | {ROUTED} for layer in seen["mean_prob"]]
+                for domain, seen in profile["domains"].items()}
+        for domains in (["code"], ["german"], ["code", "german"]):
+            out = self.dir / "selected.json"
+            said = self.json("select", "--profile", self.profile, "--domains", ",".join(domains), "--keep", "16", "-o", out)
+            subset = json.loads(out.read_text())
+            self.assertEqual((subset["format"], subset["checkpoint"]), ("moiety.subset/1", profile["checkpoint"]))
+            self.assertEqual((subset["domains"], subset["method"]), (domains, "mean_prob"))
+            kept = subset["experts_kept_per_layer"]
+            self.assertEqual(kept, [sorted(map(int, set.union(*sets))) for sets in zip(*[best[d] for d in domains])])
+            self.assertEqual((said["kept_per_layer_min"], said["kept_per_layer_max"]), (min(map(len, kept)), max(map(len, kept))))
+
+    def test_eval(self):
+        files = [str(self.dir / f"{domain}.jsonl") for domain in TEXTS]
+        seen = self.json("eval", "-m", MODEL, "--text", files[0], "--text", files[1], "--subset", self.subset, "--dtype", "f32")
+        self.assertEqual([f["text"] for f in seen["files"]], files)
+        total = seen["total"]
+        self.assertEqual(total["tokens"], sum(f["tokens"] for f in seen["files"]))
+        self.assertTrue(0 < total["top1_agreement"] < 1 and 0.05 < total["masked_mass"] < 1)
+        self.assertAlmostEqual(total["loss_change"], total["loss_subset"] / total["loss_full"] - 1, places=9)
+        shown = self.text("eval", "-m", MODEL, "--text", files[0], "--text", files[1], "--subset", self.subset, "--dtype", "f32")
+        self.assertIn(f"{total['loss_full']:.4f}", shown.splitlines()[-1])
+
+        # The same losses, from logits.
+        tokenizer = tokenizers.Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+        for flags, key in (((), "loss_full"), (("--subset", self.subset), "loss_subset")):
+            loss = []
+            for text in TEXTS["code"]:
+                ids = np.array([[0] + tokenizer.encode(text).ids])
+                logits = self.logits(MODEL, ids, "--dtype", "f32", *flags)["logits"][0].astype(np.float64)
+                log_sum = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
+                loss += list(log_sum[:-1] - logits[np.arange(ids.shape[1] - 1), ids[0, 1:]])
+            self.assertEqual(seen["files"][0]["tokens"], len(loss))
+            self.assertAlmostEqual(seen["files"][0][key], np.mean(loss), places=4)
+        self.assertEqual(self.json("eval", "-m", MODEL, "--text", files[0], "--limit", "1")["total"].keys(),
+                         {"tokens", "loss_full"})
+
+    # --- logits
+
+    def logits(self, model, ids, *flags, **others):
+        source, target = self.dir / "in.safetensors", self.dir / "out.safetensors"
+        save_file({"input_ids": np.ascontiguousarray(ids), **others}, source)
+        said = self.json("logits", "-m", model, "--input", source, "--output", target, *flags)
+        self.assertEqual(said, {"output": str(target), "batch": ids.shape[0], "length": ids.shape[1]})
+        return load_file(target)
+
+    def golden(self):
+        """(name, checkpoint, expected file) of the fixtures and the bundled model."""
+        for name in ("emo", "emo-pruned", "emo-ragged", "olmoe"):
+            yield name, GOLDEN / "fixtures" / name, GOLDEN / "fixtures" / name / "expected.safetensors"
+        yield MODEL.name, MODEL, GOLDEN / f"{MODEL.name}.expected.safetensors"
+
+    def test_logits_against_the_reference_engine(self):
+        for name, model, file in self.golden():
+            expected = load_file(file)
+            spread = expected["logits"].std()
+            out = self.dir / f"{name}.out.safetensors"
+            self.json("logits", "-m", model, "--input", file, "--output", out, "--dtype", "f32", "--kernels", "reference")
+            actual = load_file(out)
+            gates = {key for key in expected if key.startswith("gate_logits.")}
+            self.assertEqual(set(actual), gates | {"logits"})
+            for key, value in actual.items():
+                self.assertEqual((value.dtype, value.shape), (np.float32, expected[key].shape), (name, key))
+            self.assertLess(np.abs(actual["logits"] - expected["logits"]).max(), 2e-4 * spread, name)
+            for key in gates:
+                self.assertLess(np.abs(actual[key] - expected[key]).max(), 1e-3 * expected[key].std(), (name, key))
+            # bf16, with the expected choice of experts.
+            self.json("logits", "-m", model, "--input", file, "--output", out, "--replay-gate", file)
+            difference = load_file(out)["logits"] - expected["logits"]
+            self.assertLess(np.abs(difference).max(), 0.1 * spread, name)
+            self.assertLess(np.sqrt((difference**2).mean()), 0.02 * spread, name)
+
+    def test_logits_bits(self):
+        ids = np.random.default_rng(1).integers(0, 8192, (2, 37))
+        expected = self.logits(MODEL, ids)
+        same = {
+            "I32": (ids.astype(np.int32), (), {}),
+            "chunks": (ids, ("--chunk-tokens", "5"), {}),
+            "one thread": (ids, ("--threads", "1"), {}),
+            "other tensors": (ids, (), {"mask": np.array([True, False, True]), "codes": np.arange(5, dtype=np.uint8),
+                                        "half": np.ones((2, 2), np.float16), "wide": np.ones(3), "last": np.int16([1])}),
+        }
+        for what, (these, flags, others) in same.items():
+            actual = self.logits(MODEL, these, *flags, **others)
+            for key, value in expected.items():
+                np.testing.assert_array_equal(actual[key], value, f"{what}: {key}")
+        alone = self.logits(MODEL, ids[1:])
+        np.testing.assert_array_equal(alone["logits"][0], expected["logits"][1])
+        # Its own gate replayed changes nothing; another row's gate does.
+        own, other = self.dir / "own.safetensors", self.dir / "other.safetensors"
+        save_file(expected, own)
+        save_file({key: np.ascontiguousarray(value[::-1]) for key, value in expected.items()}, other)
+        np.testing.assert_array_equal(self.logits(MODEL, ids, "--replay-gate", own)["logits"], expected["logits"])
+        self.assertFalse(np.array_equal(self.logits(MODEL, ids, "--replay-gate", other)["logits"], expected["logits"]))
+        masked = self.logits(MODEL, ids, "--subset", self.subset)
+        self.assertFalse(np.array_equal(masked["logits"], expected["logits"]))
+        np.testing.assert_array_equal(masked["gate_logits.0"], expected["gate_logits.0"])  # raw, before the mask
+
+    def test_logits_refuses(self):
+        good, bad, out = self.dir / "good.safetensors", self.dir / "bad.safetensors", self.dir / "never.safetensors"
+        save_file({"input_ids": np.array([[1, 2, 3]])}, good)
+        cases = [({"ids": np.array([[1]])}, "no tensor 'input_ids'"), ({"input_ids": np.array([1, 2])}, "[B, T]"),
+                 ({"input_ids": np.zeros((0, 3), np.int64)}, "at least one token"),
+                 ({"input_ids": np.array([[1.0]])}, "'input_ids' is F64"),
+                 ({"input_ids": np.array([[True]])}, "'input_ids' is BOOL"),
+                 ({"input_ids": np.array([[0.5]], np.float32)}, "'input_ids' is F32"),
+                 ({"input_ids": np.array([[8192]])}, "8192"), ({"input_ids": np.array([[-1]])}, "-1"),
+                 ({"input_ids": np.zeros((1, 1025), np.int64)}, "1025")]
+        for tensors, says in cases:
+            save_file(tensors, bad)
+            self.fails("logits", "-m", MODEL, "--input", bad, "--output", out,
+                       says=[says] if says == "1025" else [says, str(bad)])
+        bad.write_bytes(good.read_bytes()[:-1])
+        self.fails("logits", "-m", MODEL, "--input", bad, "--output", out, says=[str(bad), "truncated"])
+        self.fails("logits", "-m", MODEL, "--input", "/none.safetensors", "--output", out, says="/none.safetensors")
+        self.fails("logits", "-m", MODEL, "--input", good, "--output", "/none/out.safetensors", says="/none/out.safetensors")
+        shape = "[1, 3, 64]"  # the gate of EMO has a row for the shared expert too
+        for tensors in ({}, {f"gate_logits.{i}": np.zeros((1, 4, 64), np.float32) for i in range(LAYERS)}):
+            save_file({"x": np.zeros(1), **tensors}, bad)
+            self.fails("logits", "-m", MODEL, "--input", good, "--output", out, "--replay-gate", bad,
+                       says=[str(bad), "gate_logits.0", shape])
+        self.assertFalse(out.exists())
+
+    # --- what fails, and how
+
+    def test_wrong_command_lines(self):
+        self.fails(says="--help")
+        self.fails("frobnicate", says="frobnicate")
+        self.fails("generate", "-m", MODEL, says="--prompt")
+        self.fails("generate", "-p", "x", says="--model")
+        self.fails("generate", "-m", MODEL, "-p", "x", "--bananas", says="--bananas")
+        for flag, value in (("--dtype", "f16"), ("--max-tokens", "0"), ("--max-tokens", "x"), ("--temperature", "3"),
+                            ("--top-p", "1.1"), ("--seed", "x")):
+            self.fails("generate", "-m", MODEL, "-p", "x", flag, value, says=flag)
+        self.fails("select", "--profile", self.profile, "--domains", "code", "--keep", "many", "-o", "x", says="--keep")
+        for command in (("generate", "-p", "x"), ("eval", "--text", self.dir / "code.jsonl")):
+            self.fails(*command, "-m", MODEL, "--kernels", "avx9", says=["avx9", "plain", "reference"])
+        for value in ("code", "=x.jsonl", "code="):
+            self.fails("profile", "-m", MODEL, "--domain", value, "-o", self.dir / "p", says=["--domain", value, "NAME=FILE"])
+        twice = f"code={self.dir}/code.jsonl"
+        self.fails("profile", "-m", MODEL, "--domain", twice, "--domain", twice, "-o", self.dir / "p", says=["--domain", "twice"])
+
+    def test_wrong_models(self):
+        text, ids = self.dir / "code.jsonl", self.dir / "ids.safetensors"
+        save_file({"input_ids": np.array([[1, 2, 3]])}, ids)
+        commands = [("inspect",), ("generate", "-p", "x"), ("eval", "--text", text),
+                    ("profile", "--domain", f"a={text}", "-o", self.dir / "p"),
+                    ("logits", "--input", ids, "--output", self.dir / "o")]
+        for words in commands:
+            self.fails(*words, "-m", "/nonexistent/model", says="/nonexistent/model")
+            self.fails(*words, "-m", self.dir, says=str(self.dir / "config.json"))
+        broken = self.dir / "broken"
+        shutil.copytree(GOLDEN / "fixtures/olmoe", broken)
+        weights = broken / "model.safetensors"
+        whole = weights.read_bytes()
+        # It has no tokenizer: fine for logits, not where text is read.
+        for words in commands[1:4]:
+            self.fails(*words, "-m", broken, says=str(broken / "tokenizer.json"))
+        damages = [(whole[:-5], "truncated"), (whole[:100], "truncated"), (b"", "too short"), (b"x" * 500, "header"),
+                   (whole[:9] + b"x" + whole[10:], "header")]
+        for damaged, says in damages:
+            weights.write_bytes(damaged)
+            for words in (commands[0], commands[4]):
+                self.fails(*words, "-m", broken, says=[str(weights), says])
+        weights.unlink()
+        self.fails("inspect", broken, says=[str(broken), "model.safetensors"])
+        (broken / "config.json").write_text("{")
+        self.fails("inspect", broken, says=str(broken / "config.json"))
+
+    def test_wrong_texts(self):
+        bad = self.dir / "bad.jsonl"
+        good = json.dumps({"text": "def f"})
+        cases = [(f"{good}\nnot json\n{good}\n", f"{bad}:2"), (f"{good}\n\n\n" + '{"text": 5}', f"{bad}:4"),
+                 ('["text"]\n', f"{bad}:1"), ('{"txt": "a"}', f"{bad}:1"), ("", "no texts"), ("\n \n", "no texts"),
+                 (good[:-2], f"{bad}:1")]
+        for content, says in cases:
+            bad.write_text(content)
+            self.fails("eval", "-m", MODEL, "--text", bad, says=[str(bad), says])
+            self.fails("profile", "-m", MODEL, "--domain", f"a={bad}", "-o", self.dir / "never", says=[str(bad), says])
+        for path in (self.dir / "none.jsonl", self.dir):
+            self.fails("eval", "-m", MODEL, "--text", path, says=str(path))
+        self.fails("generate", "-m", MODEL, "-p", "", says="prompt")
+        self.fails("generate", "-m", MODEL, "-p", "x", "--max-tokens", "5000", says="1024")
+        self.assertFalse((self.dir / "never").exists())
+
+    def test_wrong_subsets(self):
+        bad = self.dir / "bad.json"
+        text = self.dir / "code.jsonl"
+
+        def changed(layer, change):
+            kept = [list(k) for k in self.kept]
+            kept[layer] = change(kept[layer])
+            return {"experts_kept_per_layer": kept}
+
+        where = "experts_kept_per_layer[%d]"
+        cases = [({"checkpoint": "0" * 64}, "checkpoint"), ({"format": "moiety.subset/9"}, "moiety.subset/9"),
+                 (changed(2, lambda k: k[-3:]), where % 2), (changed(3, lambda k: k[:-1]), where % 3),
+                 (changed(1, lambda k: k[:-1] + [64]), where % 1), (changed(0, lambda k: [-1] + k), where % 0),
+                 (changed(4, lambda k: k[::-1]), where % 4), (changed(5, lambda k: [k[0]] + k), where % 5),
+                 ({"experts_kept_per_layer": self.kept[:-1]}, "layers"), ({"experts_kept_per_layer": 5}, "experts_kept_per_layer")]
+        for changes, says in cases:
+            write_subset(BIN, bad, 1, **changes)
+            self.fails("generate", "-m", MODEL, "-p", "x", "--subset", bad, says=[str(bad), says])
+        for words in (("eval", "--text", text, "--subset", bad), ("generate", "-p", "x", "--subset", bad)):
+            for content in ("", "{", "[]", "{}"):
+                bad.write_text(content)
+                self.fails(*words, "-m", MODEL, says=str(bad))
+            bad.unlink()
+            self.fails(*words, "-m", MODEL, says=str(bad))
+        # A subset of this checkpoint says nothing about another one.
+        ids = self.dir / "ids2.safetensors"
+        save_file({"input_ids": np.array([[1, 2, 3]])}, ids)
+        self.fails("logits", "-m", GOLDEN / "fixtures/olmoe", "--input", ids, "--output", self.dir / "o", "--subset", self.subset,
+                   says=[str(self.subset), "checkpoint"])
+
+    def test_select_refuses(self):
+        out = self.dir / "never.json"
+        for keep in ("3", "0", "-1", "65"):  # three routed ones per token and the shared one
+            self.fails("select", "--profile", self.profile, "--domains", "code", "--keep", keep, "-o", out, says="keep")
+        self.fails("select", "--profile", self.profile, "--domains", "code,law", "--keep", "16", "-o", out,
+                   says=[str(self.profile), "law", "german"])
+        self.fails("select", "--profile", self.profile, "--domains", ",", "--keep", "16", "-o", out, says="domain")
+        self.fails("select", "--profile", "/none.profile", "--domains", "code", "--keep", "16", "-o", out, says="/none.profile")
+        self.fails("select", "--profile", self.subset, "--domains", "code", "--keep", "16", "-o", out, says=str(self.subset))
+        self.fails("select", "--profile", self.profile, "--domains", "code", "--keep", "16", "-o", "/none/x.json", says="/none/x.json")
+        self.assertFalse(out.exists())
+        self.assertEqual(self.json("select", "--profile", self.profile, "--domains", "code", "--keep", "4", "-o", out)
+                         ["kept_per_layer_min"], 4)
+
+    def test_serve_refuses(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = str(taken.getsockname()[1])
+            cases = [(("--port", port), [port]), (("--deploy", "a"), ["--deploy", "NAME=FILE"]),
+                     (("--deploy", "a=/none.json"), ["/none.json"]), (("--deploy", f"bad name={self.subset}"), ["bad name"]),
+                     (("--no-full",), ["deploy"]), (("--kernels", "avx9"), ["avx9"]), (("--max-queue", "0"), ["--max-queue"])]
+            for flags, says in cases:
+                done = moiety("serve", "-m", MODEL, *(() if "--port" in flags else ("--port", "0")), *flags, timeout=30)
+                self.assertEqual(done.returncode, 1, (flags, done.stderr))
+                last = done.stderr.splitlines()[-1]
+                self.assertTrue(last.startswith("moiety: "), done.stderr)
+                for text in says:
+                    self.assertIn(text, last)
+
+    def test_ctrl_c_stops_cleanly(self):
+        with subprocess.Popen([BIN / "moiety", "generate", "-m", MODEL, "-p", "<|endoftext|>", "--max-tokens", "1000",
+                               "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            self.assertTrue(os.read(process.stdout.fileno(), 1))  # it generates
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        self.assertEqual(process.returncode, 130)
+        self.assertTrue(errors.decode().endswith("moiety: interrupted\n"), errors)
+
+
+def load_header(file):
+    """The JSON header of a safetensors file, without its metadata."""
+    raw = file.read_bytes()
+    header = json.loads(raw[8:8 + int.from_bytes(raw[:8], "little")])
+    header.pop("__metadata__", None)
+    return header
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1] + sys.argv[2:], verbosity=2)
