@@ -115,9 +115,10 @@ std::string format_status(const json::value& status) {
   }
   if (const json::value& operation = status.at("operation"); operation.is_object()) {
     const json::value& waiting = operation.at("waiting_for");
-    out +=
-        fmt::format("under way: {} {}{}\n", text(operation.at("kind")), text(operation.at("name")),
-                    waiting.is_string() ? ", waiting for " + text(waiting) : "");
+    const json::value& name = operation.at("served_as");  // null for the cluster's start
+    out += fmt::format("under way: {}{}{}\n", text(operation.at("kind")),
+                       name.is_string() ? " " + text(name) : "",
+                       waiting.is_string() ? ", waiting for " + text(waiting) : "");
   }
   return out;
 }

@@ -61,11 +61,20 @@ void LocalCluster::stop() {
 }
 
 Error LocalCluster::failure(const std::string& process, int status) const {
+  const std::string file = log(process).string();
   const std::string last = tail(log(process), 5, log_begin_.at(process));
+  const std::string said = "moiety-" + process + ": ";  // in front of the error that ended it
+  const std::size_t line = last.rfind('\n') + 1;        // 0 if there is one line only
+  if (last.compare(line, said.size(), said) == 0) {
+    std::string message = last.substr(line + said.size());
+    if (message.find("cannot listen on") != std::string::npos)
+      message += process == "router" ? " with --port" : " with --admin-port";
+    return fail(ErrorCode::kUnavailable,
+                "the " + process + " ended: " + message + " (its log: " + file + ")");
+  }
   return fail(ErrorCode::kUnavailable,
               "the " + process + " ended with " + describe_status(status) + "; " +
-                  (last.empty() ? log(process).string() + " is empty"
-                                : "the end of " + log(process).string() + ":\n" + last));
+                  (last.empty() ? file + " says nothing" : "the end of " + file + ":\n" + last));
 }
 
 std::filesystem::path LocalCluster::log(const std::string& process) const {

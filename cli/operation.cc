@@ -14,10 +14,10 @@ constexpr std::chrono::minutes kTimeout{15};
 constexpr std::chrono::seconds kCallTimeout{2};
 constexpr std::chrono::milliseconds kPoll{50};
 
-/// "undeploy code: waiting for 2 running requests of code"
+/// "undeploy tiny:code: waiting for 2 running requests of tiny:code"
 std::string describe(const json::value& operation) {
   const auto text = [&](const char* name) { return std::string(operation.at(name).as_string()); };
-  std::string line = text("kind") + " " + text("name") + ": ";
+  const std::string line = text("kind") + " " + text("served_as") + ": ";
   if (operation.at("waiting_for").is_string()) return line + "waiting for " + text("waiting_for");
   return line + text("state");
 }
@@ -51,8 +51,9 @@ Result<json::value> run_operation(const AdminClient& admin,
         return fail(error_code_from_name(std::string(error.at("code").as_string())),
                     std::string(error.at("message").as_string()));
       }
-      doing = describe(*operation);
-      line.update(doing);
+      std::string now = describe(*operation);
+      if (now != doing) line.update(now);
+      doing = std::move(now);
     } else if (operation.error().code != ErrorCode::kDeadlineExceeded) {  // else busy: ask again
       return with_context("operation " + id, operation.error());
     }

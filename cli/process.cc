@@ -111,9 +111,10 @@ std::string tail(const std::filesystem::path& file, std::size_t lines, std::uint
   auto content = read_file(file);
   if (!content) return "";
   content->erase(0, std::min<std::uintmax_t>(first, content->size()));
+  while (content->ends_with('\n')) content->pop_back();
   std::size_t begin = content->size();
   for (std::size_t seen = 0; begin > 0; --begin) {
-    if ((*content)[begin - 1] == '\n' && begin != content->size() && ++seen == lines) break;
+    if ((*content)[begin - 1] == '\n' && ++seen == lines) break;
   }
   return content->substr(begin);
 }

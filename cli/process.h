@@ -44,7 +44,7 @@ std::string describe_status(int status);
 /// A program that lies beside this one.
 Result<std::filesystem::path> sibling_program(const std::string& name);
 
-/// The last lines of a file from byte `first` on, for error messages.
+/// The last lines of a file from byte `first` on, without the last newline; for error messages.
 std::string tail(const std::filesystem::path& file, std::size_t lines, std::uintmax_t first = 0);
 
 }  // namespace moiety::cli

@@ -153,7 +153,8 @@ class Completion : public std::enable_shared_from_this<Completion> {
 
   json::object details(const Finish& finish) const {
     json::object details;
-    details["deployment"] = deployment_.empty() ? json::value(nullptr) : json::value(deployment_);
+    // The full model is the deployment of the served name itself.
+    details["deployment"] = deployment_.empty() ? model_ : deployment_;
     details["masked_mass"] =
         finish.masked_mass ? json::value(*finish.masked_mass) : json::value(nullptr);
     return details;

@@ -173,7 +173,7 @@ void RouterMetrics::on_request_end(const std::string& deployment, const Finish& 
   state_->generation_tokens.Increment(finish.completion_tokens);
   if (finish.masked_mass) {
     state_->masked_mass
-        .Add({{"deployment", model}},
+        .Add({{"deployment", deployment.empty() ? model : deployment}},
              Buckets{0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9})
         .Observe(*finish.masked_mass);
   }

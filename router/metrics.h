@@ -11,8 +11,9 @@ namespace moiety {
 /// The router's Prometheus metrics. Thread-safe.
 class RouterMetrics final : public EngineObserver {
  public:
-  /// `served_name` labels the full model; deployments are served_name:NAME. With `per_expert` there
-  /// is one series per (layer, expert).
+  /// Label `model` is what the API calls it: `served_name` for the full model, served_name:NAME for
+  /// a deployment; label `deployment` is NAME, and served_name for the full model. With
+  /// `per_expert` there is one series per (layer, expert).
   RouterMetrics(const Architecture& architecture, std::string served_name, bool per_expert);
   ~RouterMetrics() override;
 

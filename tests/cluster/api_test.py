@@ -155,7 +155,7 @@ class ApiTest(unittest.TestCase):
         self.assertTrue(choice.text)
         usage = answer.usage
         self.assertEqual((usage.completion_tokens, usage.total_tokens), (24, usage.prompt_tokens + 24))
-        self.assertEqual(answer.moiety, {"deployment": None, "masked_mass": 0})
+        self.assertEqual(answer.moiety, {"deployment": NAME, "masked_mass": 0})
         self.assertNotEqual(self.create().id, answer.id)
 
     def test_a_deployment_masks(self):
@@ -180,7 +180,7 @@ class ApiTest(unittest.TestCase):
         self.assertEqual(chunks[-1].choices[0].finish_reason, "length")
         self.assertEqual(len({(c.id, c.created, c.model, c.object) for c in chunks}), 1)
         self.assertTrue(all(c.usage is None for c in chunks))
-        self.assertEqual(chunks[-1].moiety, {"deployment": None, "masked_mass": 0})
+        self.assertEqual(chunks[-1].moiety, {"deployment": NAME, "masked_mass": 0})
 
     def test_a_stream_with_usage(self):
         usage = self.create(extra_body=NO_EOS).usage
@@ -353,7 +353,7 @@ class ApiTest(unittest.TestCase):
                 "moiety_masked_mass": "histogram", "moiety_expert_tokens_total": "counter",
                 "moiety_requests_running": "gauge", "moiety_requests_waiting": "gauge"})
         self.assertEqual(len(families["moiety_expert_tokens_total"][1]), LAYERS * ROUTED)
-        self.assertIn(f'moiety_masked_mass_count{{deployment="{NAME}:a"}}', families["moiety_masked_mass"][1])
+        self.assertIn(f'moiety_masked_mass_count{{deployment="a"}}', families["moiety_masked_mass"][1])
 
         answer = self.create([0, 1, 2, 3, 4], max_tokens=7, extra_body=NO_EOS)
         self.assertEqual(answer.usage.completion_tokens, 7)
