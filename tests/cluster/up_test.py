@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""`moiety up`: what it refuses, and that nothing of it stays behind. usage: up_test.py BIN_DIR"""
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from moiety_cluster import MODEL, Cluster, Stream, call, wait_until  # noqa: E402
+
+BIN = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+NAME = "moiety-tiny-emo"
+UP = ["up", "-m", str(MODEL), "--workers", "2", "--worker-threads", "1", "--json"]
+FREE_PORTS = ["--port", "0", "--admin-port", "0"]
+
+
+def runs(pid):
+    """Whether a process is there and not a zombie that waits for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def start_streams(api, count=8):
+    streams = [Stream(api, {"model": NAME, "prompt": [0, 100 + i], "max_tokens": 1000, "temperature": 0, "ignore_eos": True})
+               for i in range(count)]
+    for stream in streams:
+        stream.start()
+    wait_until(lambda: all(len(s.frames) > 2 for s in streams), "all streams have begun")
+    return streams
+
+
+class Foreground:
+    """`moiety up` without --detach, and the pids of everything that it started."""
+
+    def __init__(self, run_dir):
+        self.process = subprocess.Popen([BIN / "moiety", *UP, *FREE_PORTS, "--run-dir", run_dir], text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        started = json.loads(self.process.stdout.readline())
+        self.api = started["api"]
+        workers = call("GET", started["admin"] + "/v1/status")[1]["workers"]
+        self.children = [started["coordinator_pid"], started["router_pid"]] + [w["pid"] for w in workers]
+
+    def alive(self):
+        return [pid for pid in self.children if runs(pid)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        for pid in self.alive():
+            os.kill(pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.wait(timeout=20)
+        self.process.stdout.close()
+
+
+class UpTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="moiety-test-")
+        self.addCleanup(folder.cleanup)
+        self.dir = Path(folder.name)
+
+    def fails(self, *words, **environment):
+        """The one line that a failing `moiety up` writes."""
+        done = subprocess.run([BIN / "moiety", *UP, *words], text=True, capture_output=True, timeout=120,
+                              env=dict(os.environ, **environment))
+        self.assertEqual((done.returncode, done.stdout), (1, ""), done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        return done.stderr
+
+    def test_a_second_up_leaves_the_first_alone(self):
+        with Cluster(BIN, "--workers", "1") as cluster:
+            files = {name: (cluster.run_dir / name).read_text()
+                     for name in ("coordinator.json", "coordinator.log", "router.log", "worker-0.log")}
+            said = self.fails(*FREE_PORTS, "--run-dir", str(cluster.run_dir))
+            self.assertIn(f"pid {cluster.pids[0]}", said)
+            self.assertIn(f"moiety down --admin {cluster.admin}", said)
+            self.assertIn("--run-dir", said)
+            for name, content in files.items():
+                self.assertTrue((cluster.run_dir / name).read_text().startswith(content), name)
+            self.assertEqual(cluster.complete(NAME, "x", 2)[0], 200)
+
+    def test_a_folder_of_a_killed_cluster_can_be_used_again(self):
+        first = Foreground(self.dir)
+        with first:
+            coordinator = first.children[0]
+            os.kill(coordinator, signal.SIGKILL)
+            self.assertNotEqual(first.process.wait(timeout=30), 0)
+        self.assertEqual(json.loads((self.dir / "coordinator.json").read_text())["pid"], coordinator)
+        before = (self.dir / "coordinator.log").read_text()
+        with Foreground(self.dir) as again:
+            self.assertEqual(call("GET", again.api + "/ready")[0], 200)
+        self.assertTrue((self.dir / "coordinator.log").read_text().startswith(before))
+
+    def test_an_empty_token_is_no_token(self):
+        os.environ["MOIETY_TOKEN"] = ""
+        self.addCleanup(os.environ.pop, "MOIETY_TOKEN")
+        with Cluster(BIN, "--workers", "1") as cluster:
+            self.assertEqual(cluster.complete(NAME, "x", 2)[0], 200)
+
+    def test_nothing_outlives_a_foreground_up(self):
+        for signals, status in (([signal.SIGHUP], 0), ([signal.SIGKILL], -signal.SIGKILL), ([signal.SIGTERM], 0)):
+            with self.subTest(signals), Foreground(self.dir / str(signals[0])) as up:
+                self.assertEqual(len(up.alive()), 4)
+                for each in signals:
+                    up.process.send_signal(each)
+                self.assertEqual(up.process.wait(timeout=20), status)
+                wait_until(lambda: not up.alive(), "everything has ended", timeout=20)
+
+    def test_nothing_outlives_a_second_ctrl_c(self):
+        with Foreground(self.dir) as up:
+            streams = start_streams(up.api)  # they keep the router from ending at once
+            up.process.send_signal(signal.SIGINT)
+            log = self.dir / "coordinator.log"
+            wait_until(lambda: "shutting down" in log.read_text(), "the first Ctrl-C has arrived")
+            up.process.send_signal(signal.SIGINT)
+            self.assertIn(up.process.wait(timeout=20), (0, 130))  # 0: all had ended before the second
+            wait_until(lambda: not up.alive(), "everything has ended", timeout=20)
+            for stream in streams:
+                stream.join(timeout=20)
+                self.assertFalse(stream.is_alive(), "a stream hangs")
+
+    def test_ctrl_c_leaves_an_undeploy_to_the_coordinator(self):
+        with Cluster(BIN, "--workers", "2", "--worker-threads", "1") as cluster:
+            streams = start_streams(cluster.api)
+            terminal, theirs = pty.openpty()
+            self.addCleanup(os.close, terminal)
+            undeploy = subprocess.Popen([BIN / "moiety", "undeploy", NAME, "--admin", cluster.admin],
+                                        stdout=subprocess.DEVNULL, stderr=theirs)
+            os.close(theirs)
+            shown = b""
+
+            def read_terminal():
+                nonlocal shown
+                if select.select([terminal], [], [], 0)[0]:
+                    try:
+                        shown += os.read(terminal, 4096)
+                    except OSError:  # closed at the other end
+                        pass
+                return shown.decode()
+
+            try:
+                wait_until(lambda: f"running requests of {NAME}" in read_terminal(), "the progress shows what it waits for")
+                undeploy.send_signal(signal.SIGINT)
+                began = time.monotonic()
+                self.assertEqual(undeploy.wait(timeout=20), 130)
+                self.assertLess(time.monotonic() - began, 5)
+            finally:
+                undeploy.kill()
+                undeploy.wait(timeout=20)
+            wait_until(lambda: "moiety: interrupted; the change goes on" in read_terminal(), "it says so")
+            for stream in streams:
+                stream.join(timeout=60)
+                self.assertIsNone(stream.failure())
+            wait_until(lambda: not cluster.status()["deployments"], "the undeploy went on")
+
+    def test_a_failed_change_is_an_error(self):
+        with Cluster(BIN, "--workers", "1") as cluster:
+            self.assertEqual(cluster.command("deploy", "a", "--full")["state"], "succeeded")
+            done = cluster.command("deploy", "a", "--full", "--admin", cluster.admin, admin=False, check=False)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertIn(f"{NAME}:a is deployed already", done.stderr)
+            self.assertEqual(cluster.command("undeploy", "a")["kind"], "undeploy")
+
+    def test_taken_ports_are_named(self):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = str(other.getsockname()[1])
+            for run, flags in (("api", ["--port", port, "--admin-port", "0"]), ("admin", ["--port", "0", "--admin-port", port])):
+                # Also into the logs of an earlier run: only the new line is shown.
+                for _ in range(2):
+                    said = self.fails(*flags, "--run-dir", str(self.dir / run))
+                    self.assertIn(f"127.0.0.1:{port}", said)
+                    self.assertIn(flags[0] if run == "api" else flags[2], said)
+                    self.assertFalse((self.dir / run / "coordinator.json").exists(), "the coordinator goes on")
+
+    def test_a_folder_that_others_can_write_to_is_refused(self):
+        for kind in ("link", "open"):
+            temporary = self.dir / kind
+            temporary.mkdir()
+            target = temporary / f"moiety-{os.getuid()}-18001"
+            if kind == "link":
+                target.symlink_to(self.dir)
+            else:
+                target.mkdir()
+                target.chmod(0o777)
+            said = self.fails("--port", "0", "--admin-port", "18001", TMPDIR=str(temporary))
+            self.assertIn(str(target), said)
+            self.assertIn("--run-dir", said)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1] + sys.argv[2:], verbosity=2)
