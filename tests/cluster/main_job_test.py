@@ -1,34 +1,18 @@
 #!/usr/bin/env python3
 """The main job with real processes: deploy, ask, shrink. usage: main_job_test.py BIN_DIR"""
 import json
-import random
-import subprocess
 import sys
 import tempfile
 import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from moiety_cluster import MODEL, Cluster, Stream, call, metric, wait_until  # noqa: E402
+from moiety_cluster import LAYERS, ROUTED, Cluster, Server, Stream, call, metric, wait_until, write_subset  # noqa: E402
 
 BIN = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 NAME = "moiety-tiny-emo"
-LAYERS, ROUTED, EXPERT_BYTES = 6, 63, 3 * 64 * 256 * 2
+EXPERT_BYTES = 3 * 64 * 256 * 2
 PROMPTS = ["<|endoftext|>def main():\n    ", "<|endoftext|>Die Datei wird", [0, 500, 600, 700], "The experts of"]
-
-
-def fingerprint():
-    done = subprocess.run([BIN / "moiety", "inspect", MODEL, "--json"], text=True, capture_output=True, check=True, timeout=60)
-    return json.loads(done.stdout)["fingerprint"]
-
-
-def write_subset(path, seed, keep=16):
-    """A random subset file: keep - 1 routed experts per layer and the shared one."""
-    pick = random.Random(seed)
-    layers = [sorted(pick.sample(range(ROUTED), keep - 1)) + [ROUTED] for _ in range(LAYERS)]
-    path.write_text(json.dumps({"format": "moiety.subset/1", "checkpoint": fingerprint(), "domains": ["test"],
-                                "method": "random", "experts_kept_per_layer": layers}))
-    return layers
 
 
 class MainJob(unittest.TestCase):
@@ -36,24 +20,17 @@ class MainJob(unittest.TestCase):
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory(prefix="moiety-test-")
         cls.a, cls.b = Path(cls.folder.name) / "a.json", Path(cls.folder.name) / "b.json"
-        write_subset(cls.a, 1)
-        write_subset(cls.b, 2)
+        write_subset(BIN, cls.a, 1)
+        write_subset(BIN, cls.b, 2)
         # What embedded mode answers, in one process and with nothing else in the batch.
         cls.expected = {}
-        command = [BIN / "moiety", "serve", "--json", "-m", MODEL, "--port", "0", "--deploy", f"a={cls.a}", "--deploy",
-                   f"b={cls.b}"]
-        with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
-            try:
-                url = json.loads(server.stdout.readline())["url"]
-                for model in (NAME, NAME + ":a", NAME + ":b"):
-                    for i, prompt in enumerate(PROMPTS):
-                        status, answer = call("POST", url + "/v1/completions", {
-                            "model": model, "prompt": prompt, "max_tokens": 24, "temperature": 0, "ignore_eos": True})
-                        assert status == 200, answer
-                        cls.expected[model, i] = (answer["choices"][0]["text"], answer["moiety"]["masked_mass"])
-            finally:
-                server.terminate()
-                server.wait(timeout=20)
+        with Server(BIN, "--deploy", f"a={cls.a}", "--deploy", f"b={cls.b}") as server:
+            for model in (NAME, NAME + ":a", NAME + ":b"):
+                for i, prompt in enumerate(PROMPTS):
+                    status, answer = call("POST", server.url + "/v1/completions", {
+                        "model": model, "prompt": prompt, "max_tokens": 24, "temperature": 0, "ignore_eos": True})
+                    assert status == 200, answer
+                    cls.expected[model, i] = (answer["choices"][0]["text"], answer["moiety"]["masked_mass"])
 
     @classmethod
     def tearDownClass(cls):

@@ -280,20 +280,6 @@ TEST_F(EngineTest, TheLoadIsThatOfItsEpoch) {
   heard.wait_end();
 }
 
-TEST_F(EngineTest, ADrainRefusesNewRequestsAndEndsLateOnesWithAnError) {
-  const auto engine = make_engine();
-  Heard quick, late, refused;
-  must(engine->submit(request(0, 2), quick.callbacks()));
-  must(engine->submit(request(0, 230), late.callbacks()));
-  late.wait_tokens(1);
-  quick.wait_end();
-  engine->drain(Clock::now());
-  EXPECT_EQ(engine->submit(request(0), refused.callbacks()).error().code, ErrorCode::kUnavailable);
-  const Finish finish = late.wait_end();
-  EXPECT_EQ(finish.reason, FinishReason::kError);
-  EXPECT_EQ(finish.error.code, ErrorCode::kUnavailable);
-}
-
 TEST_F(EngineTest, MissingExpertsFailTheRequestAndNoOther) {
   ExpertStore part(*embedded_.checkpoint, DType::kBF16);
   EpochView only_a = view_;
