@@ -204,11 +204,11 @@ bool Engine::run(Deadline deadline, const std::function<bool()>& done) {
   auto spin_until = Clock::now() + kSpin;
   for (;;) {
     const bool moved = progress();
+    if (moved) empty_wakeups_ = 0;
     if (done()) return true;
     const auto now = Clock::now();
     if (now >= deadline) return false;
     if (moved) {
-      empty_wakeups_ = 0;
       spin_until = now + kSpin;
     } else if (now < spin_until) {
       sched_yield();

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <algorithm>
 
 #include <chrono>
 #include <memory>
@@ -74,6 +75,25 @@ TEST(UcxLane, IdleCostsNothing) {
   const auto before = process_cpu();
   EXPECT_EQ(lane->wait(in(milliseconds(1000))).type, Event::Type::kTimeout);
   EXPECT_LT(process_cpu() - before, milliseconds(10));
+}
+
+// Both sides fall asleep between messages; being woken for the hundredth time costs no more than
+// for the first.
+TEST(UcxLane, EveryWakeUpIsPrompt) {
+  UcxBackend backend;
+  const EchoWorker worker(backend.port(worker_identity(3)), 3);
+  const auto lane = backend.lane(router_identity(5));
+  ASSERT_TRUE(lane->connect(worker.address(), 3, 1, generous()));
+  std::vector<std::chrono::nanoseconds> trips;
+  for (std::uint64_t step = 1; step <= 200; ++step) {
+    EXPECT_EQ(lane->wait(in(milliseconds(1))).type, Event::Type::kTimeout);
+    const auto sent_at = Clock::now();
+    ASSERT_TRUE(lane->send(3, dispatch_header(5, step), payload_of(5, step, 100)));
+    ASSERT_EQ(lane->wait(generous()).type, Event::Type::kMessage);
+    trips.push_back(Clock::now() - sent_at);
+  }
+  std::sort(trips.begin(), trips.end());
+  EXPECT_LT(trips[trips.size() / 2], milliseconds(1));
 }
 
 /// A TCP connection that says nothing, or something that is not UCX.
