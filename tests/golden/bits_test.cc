@@ -89,6 +89,20 @@ TEST_P(Bits, AClusterThatCombinesPerExpertEqualsEmbeddedMode) {
   }
 }
 
+TEST_P(Bits, TheSameForOtherArchitecturesAndRaggedLayers) {
+  for (const char* folder : {"tests/golden/fixtures/emo-ragged", "tests/golden/fixtures/emo-pruned",
+                             "tests/golden/fixtures/olmoe"}) {
+    SCOPED_TRACE(folder);
+    Embedded embedded(source_path(folder), dtype(), variant());
+    const EpochView view = three_deployments(embedded, PlacementPolicy::kMembership, 3);
+    const Mixed mixed(embedded.arch(), view);
+    const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+    LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert);
+    cluster.apply();
+    expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs), alone);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(AllVariants,
                          Bits,
                          ::testing::Combine(::testing::ValuesIn(kernels::supported_variants()),
