@@ -75,20 +75,22 @@ Result<std::vector<std::byte>> LaneLoop::compute(const fabric::Event& event) {
 void LaneLoop::answer(const fabric::Event& event) {
   fabric::Header header = event.header;
   header.received_ns = header.started_ns = now_ns();
-  auto payload = compute(event);
+  auto computed = compute(event);
   header.finished_ns = now_ns();
-  header.kind = fabric::Kind::kReply;
+  header.kind = computed ? fabric::Kind::kReply : fabric::Kind::kError;
   header.sender = worker_id_;
-  if (!payload) {
-    const Error& error = payload.error();
+  std::vector<std::byte> payload;
+  if (computed) {
+    payload = std::move(*computed);
+  } else {
+    const Error& error = computed.error();
     log_error("layer {} of step {}: {}", header.layer, header.step, error.message);
     const std::string text = std::string(error_info(error.code).name) + "\n" + error.message;
-    header.kind = fabric::Kind::kError;
-    payload = std::vector<std::byte>(text.size());
-    std::memcpy(payload->data(), text.data(), text.size());
+    payload.resize(text.size());
+    std::memcpy(payload.data(), text.data(), text.size());
   }
   header.sent_ns = now_ns();
-  if (auto sent = port_.send(event.peer, header, std::move(*payload)); !sent) {
+  if (auto sent = port_.send(event.peer, header, std::move(payload)); !sent) {
     log_debug("lane {}: {}", event.peer, sent.error().message);
   }
   ++dispatches_;
