@@ -22,13 +22,13 @@ constexpr std::uint32_t kMaxHidden = 1u << 20;
 
 template <class T>
 std::byte* put(std::byte* to, const T* from, std::size_t count) {
-  std::memcpy(to, from, count * sizeof(T));
+  if (count > 0) std::memcpy(to, from, count * sizeof(T));  // an empty vector has no address
   return to + count * sizeof(T);
 }
 
 template <class T>
 const std::byte* get(const std::byte* from, T* to, std::size_t count) {
-  std::memcpy(to, from, count * sizeof(T));
+  if (count > 0) std::memcpy(to, from, count * sizeof(T));  // an empty vector has no address
   return from + count * sizeof(T);
 }
 
@@ -111,7 +111,7 @@ Result<Dispatch> decode_dispatch(std::span<const std::byte> payload) {
 
 std::vector<std::byte> encode_rows(std::span<const float> rows) {
   std::vector<std::byte> payload(rows.size_bytes());
-  std::memcpy(payload.data(), rows.data(), payload.size());
+  put(payload.data(), rows.data(), rows.size());
   return payload;
 }
 
@@ -120,7 +120,7 @@ Result<void> decode_rows(std::span<const std::byte> payload, std::span<float> ro
     return fail(ErrorCode::kDataLoss, "reply has " + std::to_string(payload.size()) + " bytes, " +
                                           std::to_string(rows.size_bytes()) + " are expected");
   }
-  std::memcpy(rows.data(), payload.data(), payload.size());
+  get(payload.data(), rows.data(), rows.size());
   return {};
 }
 
