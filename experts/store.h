@@ -31,6 +31,7 @@ class ExpertStore {
   /// Null when it is not resident.
   std::shared_ptr<const kernels::ExpertWeights> find(ExpertId expert) const;
 
+  DType dtype() const { return dtype_; }
   std::size_t num_experts() const;
   /// Bytes of the packed weights held now.
   std::uint64_t bytes_resident() const;

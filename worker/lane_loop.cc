@@ -61,6 +61,12 @@ Result<std::vector<std::byte>> LaneLoop::compute(const fabric::Event& event) {
                                                  " values, the model has " +
                                                  std::to_string(hidden_size_));
   }
+  if (dispatch.dtype != store_.dtype()) {
+    return fail(ErrorCode::kInvalidArgument,
+                "rows come as " + std::string(dtype_name(dispatch.dtype)) +
+                    ", this worker serves " + std::string(dtype_name(store_.dtype())) +
+                    ": start routers and workers with the same --dtype");
+  }
   const auto hidden = static_cast<std::size_t>(dispatch.hidden_size);
   pair_rows_.resize(dispatch.pairs.num_pairs() * hidden);
   MOIETY_TRY(runner_.run(store_, static_cast<std::int32_t>(header.layer), dispatch.hidden_size,

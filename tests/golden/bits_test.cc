@@ -281,6 +281,24 @@ TEST(LostWorker, FailsOnlyTheRowsThatNeedItAndNeverHangs) {
   }
 }
 
+TEST(LostWorker, AWorkerOfAnotherDtypeRefusesInsteadOfRounding) {
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
+  const EpochView view = three_deployments(embedded, PlacementPolicy::kById, 1);
+  LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert, std::chrono::seconds(20),
+                          DType::kF32);
+  cluster.apply();
+  KvCache kv(embedded.arch(), DType::kBF16, 1);
+  const auto blocks = must(kv.allocate(1));
+  const std::vector<std::int32_t> tokens = {5, 6, 7};
+  const SequenceChunk chunk{tokens, 0, blocks, nullptr, SequenceChunk::Logits::kLast};
+  const StepResult result = embedded.model->forward({&chunk, 1}, kv, cluster.moe());
+  EXPECT_EQ(result.failed, (std::vector<std::uint8_t>{1, 1, 1}));
+  const Error why = cluster.moe().failure();
+  EXPECT_NE(why.message.find("rows come as F32, this worker serves BF16"), std::string::npos)
+      << why.message;
+}
+
 TEST(LostWorker, AStaleReplyIsNeverCombined) {
   Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16,
                     must(kernels::choose_variant("auto")));

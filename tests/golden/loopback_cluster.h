@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -19,7 +20,8 @@ class LoopbackCluster {
   LoopbackCluster(const Embedded& reference,
                   const EpochView& view,
                   CombineMode combine,
-                  std::chrono::milliseconds reply_timeout = std::chrono::milliseconds(20000))
+                  std::chrono::milliseconds reply_timeout = std::chrono::milliseconds(20000),
+                  std::optional<DType> lane_dtype = {})
       : view_(view) {
     for (WorkerId id : view.placement.workers()) {
       auto worker = std::make_unique<Worker>(*reference.checkpoint, reference.model->dtype(),
@@ -38,7 +40,7 @@ class LoopbackCluster {
     ClusterMoeOptions options;
     options.router_id = kRouter;
     options.combine = combine;
-    options.dtype = reference.model->dtype();
+    options.dtype = lane_dtype.value_or(reference.model->dtype());
     options.reply_timeout = reply_timeout;
     moe_ = std::make_unique<ClusterMoe>(
         network_.make_router_lane({kRouter, 0, kToken}), options,
