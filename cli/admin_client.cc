@@ -75,7 +75,7 @@ std::string format_status(const json::value& status) {
         text(worker.at("http_address")));
   }
   out += fmt::format("\n{:<28} {:<9} {:>12} {:>11} {:>8}  {}\n", "deployment", "state",
-                     "kept/layer", "bytes", "running", "workers");
+                     "routed/layer", "bytes", "running", "workers");
   for (const json::value& deployment : status.at("deployments").as_array()) {
     const json::value& kept = deployment.at("experts_per_layer");
     const int least = kept.at("min").to_number<int>();

@@ -11,7 +11,9 @@ namespace moiety::cli {
 /// Talks to a coordinator's admin API.
 class AdminClient {
  public:
-  explicit AdminClient(std::string url) : url_(std::move(url)) {}
+  /// `url` is http://HOST:PORT, or HOST:PORT for short.
+  explicit AdminClient(std::string url)
+      : url_(url.find("://") == std::string::npos ? "http://" + url : std::move(url)) {}
 
   /// The JSON answer of a 2xx status. Otherwise the message of the error envelope, with its code.
   Result<boost::json::value> call(

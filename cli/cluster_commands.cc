@@ -62,6 +62,10 @@ Result<void> run_deploy(const DeployFlags& flags) {
         ErrorCode::kInvalidArgument,
         "deploy needs one of --subset FILE, --profile FILE with --domains and --keep, or --full");
   }
+  if (flags.profile.empty() && (!flags.domains.empty() || flags.keep != 0)) {
+    return fail(ErrorCode::kInvalidArgument,
+                "--domains and --keep select from a profile: give --profile FILE with them");
+  }
   json::object body{{"name", flags.name}};
   if (flags.full) {
     body["full"] = true;
@@ -69,6 +73,9 @@ Result<void> run_deploy(const DeployFlags& flags) {
     std::string subset;
     if (!flags.subset.empty()) {
       MOIETY_ASSIGN(subset, read_file(flags.subset));
+      if (auto parsed = planner::parse_subset(subset); !parsed) {
+        return with_context(flags.subset, parsed.error());
+      }
     } else {
       if (flags.domains.empty() || flags.keep == 0) {
         return fail(ErrorCode::kInvalidArgument,

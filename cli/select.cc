@@ -31,8 +31,11 @@ Result<void> run_select(const SelectFlags& flags) {
     print_json(boost::json::object{
         {"output", flags.output}, {"kept_per_layer_min", fewest}, {"kept_per_layer_max", most}});
   } else {
-    std::printf("kept %zu to %zu experts per layer (shared ones included)\nwrote %s\n", fewest,
-                most, flags.output.c_str());
+    const std::string count = fewest == most
+                                  ? std::to_string(most)
+                                  : std::to_string(fewest) + " to " + std::to_string(most);
+    std::printf("kept %s experts per layer (shared ones included)\nwrote %s\n", count.c_str(),
+                flags.output.c_str());
   }
   return {};
 }

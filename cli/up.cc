@@ -30,9 +30,14 @@ Result<void> run_up(const UpFlags& flags) {
                             {"coordinator_pid", cluster.coordinator_pid()},
                             {"router_pid", cluster.router_pid()}});
   } else {
+    // The commands look at port 8001 unless told otherwise.
+    const std::string admin = flags.cluster.admin_port == LocalClusterOptions{}.admin_port
+                                  ? std::string()
+                                  : " --admin " + cluster.admin_url();
     std::cout << format_status(status) << "\nAPI    " << cluster.api_url() << "/v1\nadmin  "
               << cluster.admin_url() << "\nlogs   " << cluster.run_dir().string() << "\n"
-              << (flags.cluster.detach ? "`moiety status` shows it, `moiety down` ends it\n"
+              << (flags.cluster.detach ? "`moiety status" + admin + "` shows it, `moiety down" +
+                                             admin + "` ends it\n"
                                        : "Ctrl-C ends it\n")
               << std::flush;
   }
