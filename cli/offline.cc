@@ -7,12 +7,13 @@
 namespace moiety::cli {
 
 void ModelFlags::add_to(CLI::App& command) {
-  static const std::map<std::string, DType> kDtypes = {{"bf16", DType::kBF16},
-                                                       {"f32", DType::kF32}};
   command.add_option("-m,--model", model, "Checkpoint folder")->required();
-  command.add_option("--dtype", dtype, "Weights and GEMM inputs as bf16 (default) or f32")
-      ->transform(CLI::CheckedTransformer(kDtypes))
-      ->option_text("bf16|f32");
+  command
+      .add_option_function<std::string>(
+          "--dtype",
+          [this](const std::string& name) { dtype = name == "f32" ? DType::kF32 : DType::kBF16; },
+          "Weights and GEMM inputs as bf16 (default) or f32")
+      ->check(CLI::IsMember({"bf16", "f32"}));
   command.add_option("--kernels", kernels, "Kernel variant: auto, avx2, plain, reference")
       ->capture_default_str();
   command.add_option("--threads", threads, "Compute threads; 0 = one per core")

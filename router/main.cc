@@ -18,13 +18,15 @@ int main(int argc, char** argv) {
   moiety::add_router_flags(app, options);
   app.add_option("--coordinator", options.coordinator, "Coordinator's control address, HOST:PORT");
   app.add_option("--id", options.id, "Router id, unique in the cluster")->capture_default_str();
-  static const std::map<std::string, CombineMode> kCombine = {
-      {"per_worker", CombineMode::kPerWorker}, {"per_expert", CombineMode::kPerExpert}};
-  app.add_option("--combine", options.combine,
-                 "per_worker (default): one row per token and worker; per_expert: the same bits as "
-                 "embedded mode")
-      ->transform(CLI::CheckedTransformer(kCombine))
-      ->option_text("per_worker|per_expert");
+  app.add_option_function<std::string>(
+         "--combine",
+         [&options](const std::string& name) {
+           options.combine =
+               name == "per_expert" ? CombineMode::kPerExpert : CombineMode::kPerWorker;
+         },
+         "per_worker (default): one row per token and worker; per_expert: the same bits as "
+         "embedded mode")
+      ->check(CLI::IsMember({"per_worker", "per_expert"}));
   app.add_option("--reply-timeout-ms", options.reply_timeout_ms,
                  "A worker that is silent for longer counts as lost")
       ->check(CLI::Range(10, 600000))

@@ -5,8 +5,6 @@
 namespace moiety {
 
 void add_router_flags(CLI::App& app, RouterOptions& options) {
-  static const std::map<std::string, DType> kDtypes = {{"bf16", DType::kBF16},
-                                                       {"f32", DType::kF32}};
   app.add_option("-m,--model", options.model, "Checkpoint folder")->required();
   app.add_option("--served-model-name", options.served_name,
                  "Name in the API; the model folder's name unless given");
@@ -15,9 +13,13 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
       ->capture_default_str();
   app.add_option("--threads", options.threads, "Compute threads; 0 = one per core")
       ->capture_default_str();
-  app.add_option("--dtype", options.dtype, "Weights and GEMM inputs as bf16 (default) or f32")
-      ->transform(CLI::CheckedTransformer(kDtypes))
-      ->option_text("bf16|f32");
+  app.add_option_function<std::string>(
+         "--dtype",
+         [&options](const std::string& name) {
+           options.dtype = name == "f32" ? DType::kF32 : DType::kBF16;
+         },
+         "Weights and GEMM inputs as bf16 (default) or f32")
+      ->check(CLI::IsMember({"bf16", "f32"}));
   app.add_option("--kernels", options.kernels, "Kernel variant: auto, avx2, plain, reference")
       ->capture_default_str();
   app.add_option("--max-num-seqs", options.engine.max_num_seqs, "Most sequences in one step")
