@@ -6,6 +6,8 @@
 #include <boost/json.hpp>
 #include <charconv>
 
+#include "common/deployment_name.h"
+
 namespace moiety::coordinator {
 
 namespace json = boost::json;
@@ -142,16 +144,7 @@ Result<AdminCall> parse_admin_call(std::string_view method,
 }
 
 Result<void> check_deployment_name(std::string_view name, std::string_view served_name) {
-  const auto allowed = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '_' || c == '-';
-  };
-  if (name.empty() || name.size() > 64 || !std::all_of(name.begin(), name.end(), allowed)) {
-    return fail(
-        ErrorCode::kInvalidArgument,
-        fmt::format("name '{}': a deployment's name is 1 to 64 letters, digits, '.', '_' or '-'",
-                    name));
-  }
+  MOIETY_TRY(moiety::check_deployment_name(name));
   if (name == served_name) {
     return fail(ErrorCode::kInvalidArgument,
                 fmt::format("name '{}' is the full model's; give the subset another name", name));

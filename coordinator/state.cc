@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/check.h"
+#include "common/secret.h"
 #include "proto/channel.h"
 
 namespace moiety::coordinator {
@@ -99,7 +100,7 @@ void ClusterState::welcome(ConnectionId connection, std::uint32_t id) {
 
 void ClusterState::on(const PeerHello& event) {
   const proto::Hello& hello = event.hello;
-  if (!proto::tokens_equal(config_.token, hello.token)) {
+  if (!secrets_equal(hello.token, config_.token)) {
     return refuse(
         event.connection,
         fail(ErrorCode::kInvalidArgument,

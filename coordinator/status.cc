@@ -41,11 +41,6 @@ std::string_view operation_state_name(OperationState state) {
   return "";
 }
 
-std::string served_as(std::string_view served_name, std::string_view deployment) {
-  std::string name(served_name);
-  return deployment.empty() ? name : name.append(":").append(deployment);
-}
-
 OperationStatus ClusterState::describe(const Operation& operation, OperationState state) const {
   OperationStatus status;
   status.id = operation.id;

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/deployment_name.h"
 #include "coordinator/events.h"
 #include "planner/place.h"
 #include "proto/control.h"
@@ -109,8 +110,5 @@ struct ClusterStatus {
   std::uint64_t worker_losses = 0;
   std::uint64_t worker_restarts = 0;
 };
-
-/// "MODEL" for the full model (""), else "MODEL:NAME".
-std::string served_as(std::string_view served_name, std::string_view deployment);
 
 }  // namespace moiety::coordinator

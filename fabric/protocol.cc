@@ -6,6 +6,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "common/secret.h"
+
 namespace moiety::fabric {
 namespace {
 
@@ -127,7 +129,7 @@ HelloVerdict judge_hello(std::span<const std::byte> request, const LaneIdentity&
     verdict.router = 0;
     return refuse(std::move(verdict), ErrorCode::kDataLoss, "the hello is cut short or too long");
   }
-  if (!equal_secrets(token, port.token)) {
+  if (!secrets_equal(token, port.token)) {
     return refuse(std::move(verdict), ErrorCode::kInvalidArgument,
                   "the router's token is not this cluster's: give router and worker the same one");
   }
@@ -173,15 +175,6 @@ Result<void> check_hello_answer(std::span<const std::byte> answer,
                     worker, incarnation, answered_worker, answered_incarnation));
   }
   return {};
-}
-
-bool equal_secrets(std::string_view presented, std::string_view expected) {
-  volatile unsigned char difference = presented.size() != expected.size() ? 1 : 0;
-  for (std::size_t i = 0; i < presented.size(); ++i) {
-    const char other = expected.empty() ? '\0' : expected[i % expected.size()];
-    difference = static_cast<unsigned char>(difference | (presented[i] ^ other));
-  }
-  return difference == 0;
 }
 
 Result<void> check_payload_size(std::size_t bytes) {

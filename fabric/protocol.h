@@ -53,9 +53,6 @@ Result<void> check_hello_answer(std::span<const std::byte> answer,
                                 std::uint64_t worker,
                                 std::uint64_t incarnation);
 
-/// Whether two secrets are equal; the time depends only on the length of `presented`.
-bool equal_secrets(std::string_view presented, std::string_view expected);
-
 /// kInvalidArgument when a payload is longer than a lane carries.
 Result<void> check_payload_size(std::size_t bytes);
 

@@ -178,15 +178,6 @@ class ChannelImpl final : public Channel {
 
 }  // namespace
 
-bool tokens_equal(std::string_view expected, std::string_view given) {
-  unsigned difference = expected.size() == given.size() ? 0u : 1u;
-  for (std::size_t i = 0; i < given.size(); ++i) {
-    const char other = expected.empty() ? '\0' : expected[i % expected.size()];
-    difference |= static_cast<unsigned>(static_cast<unsigned char>(given[i] ^ other));
-  }
-  return difference == 0;
-}
-
 Result<std::unique_ptr<Channel>> Channel::connect(const std::string& address,
                                                   const Hello& hello,
                                                   const ChannelOptions& options) {

@@ -20,9 +20,6 @@ namespace moiety::proto {
 /// The longest payload of a frame before Welcome was sent; afterwards kMaxMessageBytes.
 inline constexpr std::size_t kMaxHelloBytes = std::size_t{256} << 10;
 
-/// Compares secrets in a time that depends only on the length of `given`.
-bool tokens_equal(std::string_view expected, std::string_view given);
-
 struct ChannelOptions {
   std::chrono::milliseconds connect_timeout{5000};  ///< for connecting, Hello and Welcome together
   std::size_t max_queued_bytes = std::size_t{128} << 20;  ///< unsent; beyond: send() fails

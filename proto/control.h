@@ -37,7 +37,7 @@ struct Hello {
   Role role = Role::kWorker;
   std::optional<std::uint32_t> id;  ///< WorkerId or RouterId by role; absent: the coordinator picks
   std::uint64_t incarnation = 0;    ///< differs between restarts under the same id
-  std::string token;                ///< shared secret; compare with tokens_equal (channel.h)
+  std::string token;                ///< shared secret; compare with secrets_equal
   std::int64_t pid = 0;
   std::string build;         ///< the program's version, for people
   std::string lane_address;  ///< workers: opaque bytes of the fabric; otherwise empty

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "common/deployment_name.h"
 #include "common/file.h"
 
 namespace moiety {
@@ -30,19 +31,6 @@ Result<KeptExperts> load_subset(const std::filesystem::path& file,
   return std::move(*kept);
 }
 
-namespace {
-
-// The rule of the coordinator's admin API.
-bool is_deployment_name(std::string_view name) {
-  const auto good = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '_' || c == '-';
-  };
-  return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), good);
-}
-
-}  // namespace
-
 Result<EpochView> embedded_view(
     const planner::ModelShape& shape,
     bool full,
@@ -52,11 +40,7 @@ Result<EpochView> embedded_view(
   if (full) view.deployments.push_back({"", planner::keep_all(shape), false});
   std::set<std::string> names;
   for (const auto& [name, file] : subsets) {
-    if (!is_deployment_name(name)) {
-      return fail(
-          ErrorCode::kInvalidArgument,
-          "name '" + name + "': a deployment's name is 1 to 64 letters, digits, '.', '_' or '-'");
-    }
+    MOIETY_TRY(check_deployment_name(name));
     if (!names.insert(name).second) {
       return fail(ErrorCode::kInvalidArgument, "deployment name '" + name + "' is given twice");
     }

@@ -199,8 +199,4 @@ std::uint64_t RouterMetrics::generation_tokens_total() const {
   return static_cast<std::uint64_t>(state_->generation_tokens.Value());
 }
 
-std::string served_as(const std::string& served_name, const std::string& deployment) {
-  return deployment.empty() ? served_name : served_name + ":" + deployment;
-}
-
 }  // namespace moiety

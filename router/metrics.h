@@ -4,6 +4,7 @@
 #include <string>
 
 #include "checkpoint/architecture.h"
+#include "common/deployment_name.h"
 #include "router/engine.h"
 
 namespace moiety {
@@ -35,8 +36,5 @@ class RouterMetrics final : public EngineObserver {
   struct State;
   std::unique_ptr<State> state_;
 };
-
-/// "MODEL" for the full model, "MODEL:NAME" for a deployment.
-std::string served_as(const std::string& served_name, const std::string& deployment);
 
 }  // namespace moiety

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "common/secret.h"
+
 namespace moiety::fabric {
 namespace {
 
@@ -89,15 +91,15 @@ TEST(Hello, DamagedBytesAreRefused) {
 }
 
 TEST(Hello, SecretsAreComparedWhole) {
-  EXPECT_TRUE(equal_secrets("", ""));
-  EXPECT_TRUE(equal_secrets("abc", "abc"));
-  EXPECT_FALSE(equal_secrets("", "abc"));
-  EXPECT_FALSE(equal_secrets("abc", ""));
-  EXPECT_FALSE(equal_secrets("abcabc", "abc"));
-  EXPECT_FALSE(equal_secrets("ab", "abc"));
-  EXPECT_FALSE(equal_secrets("abd", "abc"));
-  EXPECT_FALSE(equal_secrets("Abc", "abc"));
-  EXPECT_FALSE(equal_secrets(std::string_view("\0", 1), ""));
+  EXPECT_TRUE(secrets_equal("", ""));
+  EXPECT_TRUE(secrets_equal("abc", "abc"));
+  EXPECT_FALSE(secrets_equal("", "abc"));
+  EXPECT_FALSE(secrets_equal("abc", ""));
+  EXPECT_FALSE(secrets_equal("abcabc", "abc"));
+  EXPECT_FALSE(secrets_equal("ab", "abc"));
+  EXPECT_FALSE(secrets_equal("abd", "abc"));
+  EXPECT_FALSE(secrets_equal("Abc", "abc"));
+  EXPECT_FALSE(secrets_equal(std::string_view("\0", 1), ""));
 }
 
 TEST(Lane, HeaderIsCheckedForMagicAndKind) {

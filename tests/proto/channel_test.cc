@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "common/file.h"
+#include "common/secret.h"
 #include "proto/convert.h"
 
 namespace moiety::proto {
@@ -67,7 +68,7 @@ struct TestServer {
     server = std::move(*listening);
     server->start({.on_hello =
                        [this](ConnectionId id, Hello hello, std::string) {
-                         if (!tokens_equal("secret", hello.token)) {
+                         if (!secrets_equal(hello.token, "secret")) {
                            EXPECT_TRUE(server->send(
                                id, Refuse{fail(ErrorCode::kInvalidArgument, "wrong token")}));
                            server->close(id);
@@ -473,14 +474,14 @@ TEST(Channel, RefusesToSendAnInvalidMessageAndStaysOpen) {
 }
 
 TEST(Tokens, AreEqualOnlyWhenTheyAre) {
-  EXPECT_TRUE(tokens_equal("secret", "secret"));
-  EXPECT_TRUE(tokens_equal("", ""));
-  EXPECT_FALSE(tokens_equal("secret", "secreT"));
-  EXPECT_FALSE(tokens_equal("secret", "secre"));
-  EXPECT_FALSE(tokens_equal("secret", "secretsecret"));
-  EXPECT_FALSE(tokens_equal("secret", ""));
-  EXPECT_FALSE(tokens_equal("", "x"));
-  EXPECT_FALSE(tokens_equal("", std::string_view("\0", 1)));
+  EXPECT_TRUE(secrets_equal("secret", "secret"));
+  EXPECT_TRUE(secrets_equal("", ""));
+  EXPECT_FALSE(secrets_equal("secreT", "secret"));
+  EXPECT_FALSE(secrets_equal("secre", "secret"));
+  EXPECT_FALSE(secrets_equal("secretsecret", "secret"));
+  EXPECT_FALSE(secrets_equal("", "secret"));
+  EXPECT_FALSE(secrets_equal("x", ""));
+  EXPECT_FALSE(secrets_equal(std::string_view("\0", 1), ""));
 }
 
 }  // namespace
