@@ -14,6 +14,8 @@ std::size_t dtype_bytes(DType dtype) {
       return 2;
     case DType::kI64:
       return 8;
+    case DType::kI8:
+      return 1;
   }
   return 0;
 }
@@ -30,6 +32,8 @@ std::string_view dtype_name(DType dtype) {
       return "I64";
     case DType::kI32:
       return "I32";
+    case DType::kI8:
+      return "I8";
   }
   return "?";
 }
@@ -40,6 +44,39 @@ Result<DType> parse_dtype(std::string_view name) {
   }
   return fail(ErrorCode::kInvalidArgument,
               "element type '" + std::string(name) + "' is not one of F32, BF16, F16, I64, I32");
+}
+
+std::string_view dtype_flag(DType dtype) {
+  switch (dtype) {
+    case DType::kBF16:
+      return "bf16";
+    case DType::kF32:
+      return "f32";
+    case DType::kI8:
+      return "int8";
+    default:
+      return "?";
+  }
+}
+
+Result<DType> parse_dtype_flag(std::string_view name, bool experts) {
+  if (name == "bf16") return DType::kBF16;
+  if (name == "f32") return DType::kF32;
+  if (name == "int8" && experts) return DType::kI8;
+  std::string message = "element type '";
+  message.append(name).append("' is not one of bf16, f32");
+  if (experts) message += ", int8";
+  return fail(ErrorCode::kInvalidArgument, std::move(message));
+}
+
+Result<DType> expert_dtype_for(DType dtype, std::string_view experts) {
+  if (experts.empty()) return dtype;
+  MOIETY_ASSIGN(const DType of_experts, parse_dtype_flag(experts, true));
+  if ((dtype == DType::kF32) == (of_experts == DType::kF32)) return of_experts;
+  std::string message = "--expert-dtype ";
+  message.append(experts).append(" does not go with --dtype ").append(dtype_flag(dtype));
+  message += ": bf16 goes with bf16 and int8, f32 with f32";
+  return fail(ErrorCode::kInvalidArgument, std::move(message));
 }
 
 float f16_to_float(std::uint16_t half) {

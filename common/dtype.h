@@ -9,17 +9,28 @@
 
 namespace moiety {
 
-/// Element types of weights and activations that we store.
-enum class DType : std::uint8_t { kF32, kBF16, kF16, kI64, kI32 };
+/// Element types of weights and activations that we store. I8 is a packed expert weight only
+/// (kernels/packed_matrix.h); checkpoints are not read as I8.
+enum class DType : std::uint8_t { kF32, kBF16, kF16, kI64, kI32, kI8 };
 
 /// Bytes of one element.
 std::size_t dtype_bytes(DType dtype);
 
-/// The safetensors spelling: "F32", "BF16", "F16", "I64", "I32".
+/// The safetensors spelling: "F32", "BF16", "F16", "I64", "I32", "I8".
 std::string_view dtype_name(DType dtype);
 
-/// Parses the safetensors spelling; kInvalidArgument for any other.
+/// Parses the safetensors spelling of a type that checkpoints are read as; kInvalidArgument for any
+/// other, I8 included.
 Result<DType> parse_dtype(std::string_view name);
+
+/// What people type after --dtype and --expert-dtype: "bf16", "f32", "int8".
+std::string_view dtype_flag(DType dtype);
+/// Of a flag's value; kInvalidArgument for any other. `experts`: int8 is one of them.
+Result<DType> parse_dtype_flag(std::string_view name, bool experts);
+/// The type of routed experts beside dense weights of `dtype`: `experts` as typed, empty = the
+/// same. kInvalidArgument for a pair whose GEMM inputs differ: bf16 goes with bf16 and int8, f32
+/// with f32.
+Result<DType> expert_dtype_for(DType dtype, std::string_view experts);
 
 /// A bfloat16 number: the upper half of an IEEE float.
 using bf16 = std::uint16_t;

@@ -17,8 +17,26 @@ RmsNormFn* rms_norm_kernel(Variant variant) {
       return plain::rms_norm;
     case Variant::kAvx2:
       return avx2::rms_norm;
+    case Variant::kAvx512:
+    case Variant::kAvx512Bf16:
+    case Variant::kAmx:
+      return avx512::rms_norm;
   }
   check_failed("unknown variant", __FILE__, __LINE__);
+}
+
+/// What gives the same bits in every variant, so that the fastest that the CPU has will do.
+struct ExactKernels {
+  RoundFn* round_bf16;
+  AddFn* add;
+};
+
+const ExactKernels& exact_kernels() {
+  static const ExactKernels kernels =
+      variant_supported(Variant::kAvx512) ? ExactKernels{avx512::round_bf16, avx512::add}
+      : variant_supported(Variant::kAvx2) ? ExactKernels{avx2::round_bf16, avx2::add}
+                                          : ExactKernels{plain::round_bf16, plain::add};
+  return kernels;
 }
 
 }  // namespace
@@ -26,7 +44,7 @@ RmsNormFn* rms_norm_kernel(Variant variant) {
 void round_inputs(DType dtype, std::span<float> x) {
   MOIETY_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "inputs are F32 or BF16");
   if (dtype == DType::kF32) return;
-  for (float& value : x) value = bf16_to_float(float_to_bf16(value));
+  exact_kernels().round_bf16(x.data(), x.size());
 }
 
 void rms_norm(
@@ -50,13 +68,15 @@ void rope(
   }
 }
 
-void rope_table(
-    double theta, std::int32_t head_dim, std::int64_t position, float* cos, float* sin) {
-  MOIETY_CHECK(head_dim % 2 == 0, "a rotary head has an even size");
-  for (std::int32_t i = 0; i < head_dim / 2; ++i) {
-    const double angle = static_cast<double>(position) * std::pow(theta, -2.0 * i / head_dim);
-    cos[i] = static_cast<float>(std::cos(angle));
-    sin[i] = static_cast<float>(std::sin(angle));
+void rope_table(std::span<const float> frequencies,
+                float factor,
+                std::int64_t position,
+                float* cos,
+                float* sin) {
+  for (std::size_t i = 0; i < frequencies.size(); ++i) {
+    const double angle = static_cast<float>(position) * frequencies[i];
+    cos[i] = static_cast<float>(std::cos(angle)) * factor;
+    sin[i] = static_cast<float>(std::sin(angle)) * factor;
   }
 }
 
@@ -64,8 +84,8 @@ void clip(std::span<float> x, float limit) {
   for (float& value : x) value = std::clamp(value, -limit, limit);
 }
 
-void add(std::span<float> accumulator, const float* x) {
-  for (std::size_t i = 0; i < accumulator.size(); ++i) accumulator[i] += x[i];
+void add(std::span<float> accumulator, const float* x, float scale) {
+  exact_kernels().add(accumulator.data(), x, scale, accumulator.size());
 }
 
 }  // namespace moiety::kernels

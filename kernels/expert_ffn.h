@@ -2,13 +2,16 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
+#include "common/thread_pool.h"
+#include "kernels/input_rows.h"
 #include "kernels/packed_matrix.h"
 #include "kernels/variant.h"
 
 namespace moiety::kernels {
 
-/// One expert: down(silu(gate(x)) * up(x)).
+/// One expert, or any gated feed-forward network: down(silu(gate(x)) * up(x)).
 struct ExpertWeights {
   PackedMatrix gate;  ///< [intermediate, hidden]
   PackedMatrix up;    ///< [intermediate, hidden]
@@ -21,8 +24,6 @@ struct ExpertWeights {
 ///   x        [m, hidden]             float; BF16 values where the weights are BF16
 ///   y        [m, hidden]             out; must not alias x
 ///   scratch  at least expert_scratch_floats(weights, m)
-///
-/// Inputs of the down projection are rounded to the weights' type. Row bits do not depend on m.
 void expert_ffn(Variant variant,
                 const ExpertWeights& weights,
                 const float* x,
@@ -31,5 +32,39 @@ void expert_ffn(Variant variant,
                 std::span<float> scratch);
 
 std::size_t expert_scratch_floats(const ExpertWeights& weights, std::int32_t m);
+
+/// The rows of one expert in a batch.
+struct ExpertRows {
+  const ExpertWeights* weights = nullptr;
+  std::int32_t first = 0;  ///< rows [first, first + count) of the batch
+  std::int32_t count = 0;
+};
+
+/// Runs many experts, each over rows of its own: the batch of one layer. Keeps its memory between
+/// calls; one caller at a time.
+class GroupedExperts {
+ public:
+  /// A batch of num_rows rows, fused per expert: gate and up, silu and product, down.
+  ///
+  ///   x        [num_rows, hidden]   made for the experts' weights; grouped by expert as `experts`
+  ///            says, which covers every row once
+  ///   y        [num_rows, hidden]   out
+  ///
+  /// Inputs of the down projection are rounded to the weights' input type. A row's bits depend on
+  /// its input and expert only. Work (expert, range of columns, range of rows) is handed
+  /// out one by one: all first halves in expert order, then the second ones, each as soon as its
+  /// expert's first half is done; there is no barrier between the two.
+  void run(const InputRows& x, std::span<const ExpertRows> experts, float* y, ThreadPool& pool);
+
+ private:
+  struct Task {
+    std::int32_t expert;  // index into `experts`
+    std::int32_t first_row, num_rows;
+    std::int32_t panel_begin, panel_end;
+  };
+  InputRows hidden_;  // silu(gate) * up, rounded: inputs of down
+  std::vector<Task> first_half_, second_half_;
+  std::vector<std::vector<float>> scratch_;  // per thread
+};
 
 }  // namespace moiety::kernels

@@ -21,6 +21,10 @@ ExpFn* exp_kernel(Variant variant) {
       return plain::exp_shifted;
     case Variant::kAvx2:
       return avx2::exp_shifted;
+    case Variant::kAvx512:
+    case Variant::kAvx512Bf16:
+    case Variant::kAmx:
+      return avx512::exp_shifted;
   }
   check_failed("unknown variant", __FILE__, __LINE__);
 }
@@ -97,11 +101,11 @@ float masked_mass(ExpFn* exp_shifted,
   return static_cast<float>(absent / (absent + present));
 }
 
-/// topk_weights[i] = exp(logit - max) / sum, with the sum over the selected experts only when
-/// norm_topk.
+/// topk_weights[i] = scale * exp(logit - max) / sum, with the sum over the selected experts only
+/// when norm_topk.
 void weigh(ExpFn* exp_shifted,
            std::span<const float> logits,
-           bool norm_topk,
+           GateRule rule,
            float max,
            double sum,
            std::span<const std::int32_t> topk_ids,
@@ -113,9 +117,9 @@ void weigh(ExpFn* exp_shifted,
   };
   double selected = 0;
   for (std::int32_t id : topk_ids) selected += exp_of(id);
-  const double denominator = norm_topk ? selected : sum;
+  const double denominator = rule.norm_topk ? selected : sum;
   for (std::size_t slot = 0; slot < topk_ids.size(); ++slot) {
-    topk_weights[slot] = static_cast<float>(exp_of(topk_ids[slot]) / denominator);
+    topk_weights[slot] = static_cast<float>(rule.scale * exp_of(topk_ids[slot]) / denominator);
   }
 }
 
@@ -132,7 +136,7 @@ void check_sizes(std::span<const float> logits,
 float select_experts(Variant variant,
                      std::span<const float> logits,
                      std::span<const std::uint8_t> kept,
-                     bool norm_topk,
+                     GateRule rule,
                      std::span<std::int32_t> topk_ids,
                      std::span<float> topk_weights) {
   check_sizes(logits, kept, topk_ids, topk_weights);
@@ -140,14 +144,14 @@ float select_experts(Variant variant,
   ExpFn* exp_shifted = exp_kernel(variant);
   const float max = max_logit(logits, kept, true);
   const double sum = exp_sum(exp_shifted, logits, kept, true, max);
-  weigh(exp_shifted, logits, norm_topk, max, sum, topk_ids, topk_weights);
+  weigh(exp_shifted, logits, rule, max, sum, topk_ids, topk_weights);
   return masked_mass(exp_shifted, logits, kept, max, sum);
 }
 
 void weigh_experts(Variant variant,
                    std::span<const float> logits,
                    std::span<const std::uint8_t> kept,
-                   bool norm_topk,
+                   GateRule rule,
                    std::span<const std::int32_t> topk_ids,
                    std::span<float> topk_weights) {
   check_sizes(logits, kept, topk_ids, topk_weights);
@@ -159,7 +163,7 @@ void weigh_experts(Variant variant,
   ExpFn* exp_shifted = exp_kernel(variant);
   const float max = max_logit(logits, kept, true);
   const double sum = exp_sum(exp_shifted, logits, kept, true, max);
-  weigh(exp_shifted, logits, norm_topk, max, sum, topk_ids, topk_weights);
+  weigh(exp_shifted, logits, rule, max, sum, topk_ids, topk_weights);
 }
 
 void softmax(std::span<const float> logits, std::span<float> probabilities) {

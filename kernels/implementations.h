@@ -17,37 +17,92 @@ class PackedMatrix;
 inline constexpr std::int32_t kPanelColumns = 16;  ///< PackedMatrix::kPanel
 inline constexpr std::int32_t kBlockTokens = 16;   ///< kKvBlockSize
 
-/// Outputs y[0 .. rows) x [panel_begin * 16, min(panel_end * 16, n)) of y = x w^T.
+enum class WeightType : std::uint8_t { kF32, kBF16, kI8 };
+
+/// Outputs [0, rows) x [panel_begin * 16, min(panel_end * 16, n)) of y = x w^T.
+///
+/// An output's sum is one chain over k from zero (I8: then times the column's scale); its bits
+/// depend on x's row and w's column only.
 struct LinearTile {
-  bool is_bf16;                ///< the weights: BF16 or F32
+  WeightType type;
   const std::byte* weights;    ///< panel 0, laid out as PackedMatrix says
   std::ptrdiff_t panel_bytes;  ///< from one panel to the next
+  const float* scales;         ///< I8: of column 0
   std::int32_t n;
   std::int32_t k;
   std::int32_t panel_begin;
   std::int32_t panel_end;  ///< exclusive
   std::int32_t rows;
-  const float* x;  ///< [rows, k]
-  float* y;        ///< [rows, n]
+  const float* x;               ///< [rows, k]; null when x_bf16 is given
+  const std::uint16_t* x_bf16;  ///< [rows, k], k padded with zeros to kInputPadding; rows may be
+                                ///< read (not used) up to the next multiple of 16
+  std::ptrdiff_t x_stride;      ///< elements from one row to the next
+  float* y;                     ///< its first column is panel_begin * 16
+  std::ptrdiff_t y_stride;
 };
+inline constexpr std::int32_t kInputPadding = 32;
 
-/// All query heads that share one KV head, of one row.
+inline constexpr std::int32_t kMaxQueries = 16;  ///< of one AttentionTask
+
+/// Neighbouring rows of one sequence, with some or all of the query heads that share one KV head:
+/// rows * heads queries, at most kMaxQueries. Tokens of the cache: see kv_layout.h.
 struct AttentionTask {
   bool is_bf16;        ///< the cache: BF16 or F32
-  const std::byte* k;  ///< this KV head in block 0: [kBlockTokens, head_dim]
+  const std::byte* k;  ///< this KV head in block 0
   const std::byte* v;
-  std::ptrdiff_t block_bytes;       ///< from one block to the next
-  const std::int32_t* block_table;  ///< covers `tokens` tokens
-  std::int32_t tokens;              ///< position + 1
+  std::ptrdiff_t block_bytes;  ///< from one block to the next
+  const std::int32_t* block_table;
   std::int32_t head_dim;
-  std::int32_t num_heads;  ///< query heads in this task
   float scale;
-  const float* q;  ///< [num_heads, head_dim]
-  float* out;      ///< [num_heads, head_dim]
+  std::int32_t rows;
+  std::int32_t heads;
+  const std::int32_t* first;  ///< [rows] first token that the row sees; ascending
+  const std::int32_t* end;    ///< [rows] exclusive, ascending; every row sees a token
+  const float* q;             ///< [rows, heads, head_dim], rows `q_stride` floats apart
+  std::ptrdiff_t q_stride;
+  float* out;  ///< as q, rows `out_stride` apart
+  std::ptrdiff_t out_stride;
+  float* max;  ///< null: `out` is the result. Otherwise these tokens are a part of what the rows
+  float* sum;  ///< see, and [rows, heads] each: the largest score, the sum of exp(score - max), and
+               ///< in `out` the sum of exp(score - max) v
+  float* scratch;  ///< 2 * kMaxQueries * (head_dim rounded up to 64), 64-byte aligned
 };
 
+/// One query's parts, in order of their tokens; `stride` floats lie between parts in all three.
+struct AttentionParts {
+  std::int32_t count;
+  std::ptrdiff_t stride;
+  float* max;  ///< overwritten
+  float* sum;
+  const float* values;  ///< [head_dim] each
+  std::int32_t head_dim;
+  float* out;  ///< [head_dim]: sum of values e^max / sum of sums e^max
+};
+
+/// k and v of `count` successive tokens for one KV head's part of one block.
+struct StoreTask {
+  bool is_bf16;
+  std::byte* k;
+  std::byte* v;
+  std::int32_t head_dim;
+  std::int32_t token;  ///< of the block, the first one
+  std::int32_t count;
+  const float* new_k;  ///< [count, head_dim], tokens `stride` floats apart
+  const float* new_v;
+  std::ptrdiff_t stride;
+};
+
+/// BF16 inputs (x_bf16) go to avx512_bf16 and amx with BF16 or I8 weights, floats to all others.
 using LinearFn = void(const LinearTile& tile);
+/// half[i] = x[i] rounded to nearest even; a NaN stays one.
+using ToBf16Fn = void(const float* x, std::size_t size, std::uint16_t* half);
 using AttentionFn = void(const AttentionTask& task);
+using MergeFn = void(const AttentionParts& parts);
+using StoreFn = void(const StoreTask& task);
+/// x[i] = x[i] rounded to BF16, nearest even; a NaN stays one. The bits of every variant are equal.
+using RoundFn = void(float* x, std::size_t size);
+/// sum[i] += scale * x[i], the product rounded first. The bits of every variant are equal.
+using AddFn = void(float* sum, const float* x, float scale, std::size_t size);
 /// As rms_norm.
 using RmsNormFn = void(const float* x, const float* weight, float eps, std::int32_t size, float* y);
 /// gate[i] = silu(gate[i]) * up[i]; an element's bits do not depend on its index.
@@ -68,6 +123,10 @@ void linear_magnitude(const PackedMatrix& w, const float* x, std::int32_t m, dou
 namespace plain {
 LinearFn linear_tile;
 AttentionFn attend;
+MergeFn merge_parts;
+StoreFn store_kv;
+RoundFn round_bf16;
+AddFn add;
 RmsNormFn rms_norm;
 SiluMulFn silu_mul;
 ExpFn exp_shifted;
@@ -76,9 +135,36 @@ ExpFn exp_shifted;
 namespace avx2 {
 LinearFn linear_tile;
 AttentionFn attend;
+MergeFn merge_parts;
+StoreFn store_kv;
+RoundFn round_bf16;
+AddFn add;
 RmsNormFn rms_norm;
 SiluMulFn silu_mul;
 ExpFn exp_shifted;
 }  // namespace avx2
+
+namespace avx512 {
+LinearFn linear_tile;
+AttentionFn attend;
+MergeFn merge_parts;
+StoreFn store_kv;
+RoundFn round_bf16;
+AddFn add;
+RmsNormFn rms_norm;
+SiluMulFn silu_mul;
+ExpFn exp_shifted;
+ToBf16Fn to_bf16;
+}  // namespace avx512
+
+namespace avx512_bf16 {
+LinearFn linear_tile;
+}  // namespace avx512_bf16
+
+namespace amx {
+LinearFn linear_tile;
+/// The same with tiles in memory instead of registers: slow, for tests on machines without AMX.
+LinearFn linear_tile_emulated;
+}  // namespace amx
 
 }  // namespace moiety::kernels

@@ -8,18 +8,20 @@
 namespace moiety::kernels {
 namespace {
 
-// Rows that share one pass over the weights. Their inputs stay in the L2 cache, and a panel that
-// was read for the first block of rows is still there for the last.
-constexpr std::int32_t kRowChunk = 48;
-// Panels that one row works on at a time, so that the additions of several outputs overlap.
+// Rows that share one pass over a task's weights: their inputs stay in the L2 cache beside them.
+constexpr std::int32_t kRowChunk = 192;
+// Panels that the kernels work on at a time.
 constexpr std::int32_t kPanelGroup = 4;
+// A task's weights: small enough to stay in the L2 cache while the rows pass by, large enough that
+// handing it out costs nothing; less where that leaves a thread without its share.
+constexpr std::size_t kTaskBytes = 192 << 10;
+constexpr std::size_t kTasksPerThread = 12;
 // Below this many multiplications waking another thread costs more than it saves.
 constexpr std::int64_t kSerialProducts = 1 << 17;
-constexpr std::int64_t kTasksPerThread = 8;
 
 static_assert(kPanelColumns == PackedMatrix::kPanel);
 
-LinearFn* linear_kernel(Variant variant) {
+LinearFn* linear_kernel(Variant variant, DType weights) {
   switch (variant) {
     case Variant::kReference:
       return reference::linear_tile;
@@ -27,51 +29,116 @@ LinearFn* linear_kernel(Variant variant) {
       return plain::linear_tile;
     case Variant::kAvx2:
       return avx2::linear_tile;
+    case Variant::kAvx512:
+      return avx512::linear_tile;
+    case Variant::kAvx512Bf16:
+      return weights == DType::kF32 ? avx512::linear_tile : avx512_bf16::linear_tile;
+    case Variant::kAmx:
+      return weights == DType::kF32 ? avx512::linear_tile : amx::linear_tile;
   }
   check_failed("unknown variant", __FILE__, __LINE__);
 }
 
-/// Narrows a tile of all rows to [row_begin, row_end) and [panel_begin, panel_end).
-LinearTile part_of(LinearTile tile,
-                   std::int32_t row_begin,
-                   std::int32_t row_end,
-                   std::int32_t panel_begin,
-                   std::int32_t panel_end) {
-  tile.x += static_cast<std::ptrdiff_t>(row_begin) * tile.k;
-  tile.y += static_cast<std::ptrdiff_t>(row_begin) * tile.n;
-  tile.rows = row_end - row_begin;
-  tile.panel_begin = panel_begin;
-  tile.panel_end = panel_end;
-  return tile;
+WeightType weight_type(DType dtype) {
+  switch (dtype) {
+    case DType::kBF16:
+      return WeightType::kBF16;
+    case DType::kI8:
+      return WeightType::kI8;
+    default:
+      return WeightType::kF32;
+  }
+}
+
+/// Panels of one task of a loop over `bytes` of weights.
+std::int32_t panels_per_task(const PackedMatrix& w, std::size_t bytes, std::size_t threads) {
+  const std::size_t share = std::min(kTaskBytes, bytes / (threads * kTasksPerThread));
+  const auto panels = static_cast<std::int32_t>(share / std::max<std::size_t>(1, w.panel_bytes()));
+  return panels < kPanelGroup ? std::max(1, panels) : panels / kPanelGroup * kPanelGroup;
+}
+
+InputRows to_rows(Variant variant, const PackedMatrix& w, const float* x, std::int32_t m) {
+  InputRows rows;
+  rows.reset(variant, w.dtype(), m, w.k());
+  for (std::int32_t row = 0; row < m; ++row) {
+    rows.set_row(row, x + static_cast<std::ptrdiff_t>(row) * w.k());
+  }
+  return rows;
 }
 
 }  // namespace
 
-static LinearTile whole_matrix(const PackedMatrix& w, const float* x, std::int32_t m, float* y) {
-  MOIETY_CHECK(m >= 0, "rows");
-  const bool is_f32 = w.dtype() == DType::kF32;
-  const std::byte* weights = is_f32 ? reinterpret_cast<const std::byte*>(w.panel_f32(0))
-                                    : reinterpret_cast<const std::byte*>(w.panel_bf16(0));
-  const std::int32_t panels = w.num_panels();
-  return {.is_bf16 = !is_f32,
-          .weights = weights,
-          .panel_bytes = panels == 0 ? 0 : static_cast<std::ptrdiff_t>(w.num_bytes()) / panels,
-          .n = w.n(),
-          .k = w.k(),
-          .panel_begin = 0,
-          .panel_end = panels,
-          .rows = m,
-          .x = x,
-          .y = y};
+void linear_part(const PackedMatrix& w, const InputRows& x, const LinearPart& part) {
+  MOIETY_CHECK(x.k() == w.k() && (x.weights() == DType::kF32) == (w.dtype() == DType::kF32),
+               "inputs that were not made for these weights");
+  MOIETY_CHECK(part.first_row >= 0 && part.num_rows >= 0 && part.first_row + part.num_rows <= x.m(),
+               "rows that are not there");
+  if (part.num_rows == 0 || part.panel_begin >= part.panel_end) return;
+  linear_kernel(x.variant(),
+                w.dtype())({.type = weight_type(w.dtype()),
+                            .weights = w.data(),
+                            .panel_bytes = static_cast<std::ptrdiff_t>(w.panel_bytes()),
+                            .scales = w.scales(),
+                            .n = w.n(),
+                            .k = w.k(),
+                            .panel_begin = part.panel_begin,
+                            .panel_end = part.panel_end,
+                            .rows = part.num_rows,
+                            .x = x.floats(part.first_row),
+                            .x_bf16 = x.halves(part.first_row),
+                            .x_stride = x.stride(),
+                            .y = part.y,
+                            .y_stride = part.y_stride});
 }
 
-void linear_serial(
-    Variant variant, const PackedMatrix& w, const float* x, std::int32_t m, float* y) {
-  LinearFn* kernel = linear_kernel(variant);
-  const LinearTile all = whole_matrix(w, x, m, y);
-  for (std::int32_t row = 0; row < m; row += kRowChunk) {
-    kernel(part_of(all, row, std::min(m, row + kRowChunk), 0, all.panel_end));
+void linear(const InputRows& x, std::span<const LinearJob> jobs, ThreadPool& pool) {
+  std::int64_t products = 0;
+  std::size_t bytes = 0;
+  for (const LinearJob& job : jobs) {
+    products += std::int64_t{x.m()} * job.w->n() * job.w->k();
+    bytes += job.w->num_bytes();
   }
+  const auto part_of = [&](const PackedMatrix& w, float* y, std::int32_t row, std::int32_t panel,
+                           std::int32_t panels) {
+    linear_part(
+        w, x,
+        {.first_row = row,
+         .num_rows = std::min(kRowChunk, x.m() - row),
+         .panel_begin = panel,
+         .panel_end = std::min(w.num_panels(), panel + panels),
+         .y = y + static_cast<std::ptrdiff_t>(row) * w.n() + std::ptrdiff_t{panel} * kPanelColumns,
+         .y_stride = w.n()});
+  };
+  if (pool.num_threads() == 1 || products < kSerialProducts) {
+    for (const LinearJob& job : jobs) {
+      for (std::int32_t row = 0; row < x.m(); row += kRowChunk) {
+        part_of(*job.w, job.y, row, 0, job.w->num_panels());
+      }
+    }
+    return;
+  }
+  const std::int32_t row_chunks = (x.m() + kRowChunk - 1) / kRowChunk;
+  const auto tasks_of = [&](const LinearJob& job, std::int32_t panels) {
+    return static_cast<std::size_t>((job.w->num_panels() + panels - 1) / panels) *
+           static_cast<std::size_t>(row_chunks);
+  };
+  std::size_t tasks = 0;
+  for (const LinearJob& job : jobs) {
+    tasks += tasks_of(job, panels_per_task(*job.w, bytes, pool.num_threads()));
+  }
+  // Tasks of one range of panels follow each other, so that its weights are read from memory once.
+  pool.parallel_for(tasks, [&](std::size_t task, std::size_t) {
+    for (const LinearJob& job : jobs) {
+      const std::int32_t panels = panels_per_task(*job.w, bytes, pool.num_threads());
+      if (task >= tasks_of(job, panels)) {
+        task -= tasks_of(job, panels);
+        continue;
+      }
+      const auto panel = static_cast<std::int32_t>(task) / row_chunks * panels;
+      return part_of(*job.w, job.y, static_cast<std::int32_t>(task) % row_chunks * kRowChunk, panel,
+                     panels);
+    }
+  });
 }
 
 void linear(Variant variant,
@@ -80,25 +147,23 @@ void linear(Variant variant,
             std::int32_t m,
             float* y,
             ThreadPool& pool) {
-  const auto threads = static_cast<std::int64_t>(pool.num_threads());
-  const std::int64_t products = std::int64_t{m} * w.n() * w.k();
-  if (threads == 1 || products < kSerialProducts) return linear_serial(variant, w, x, m, y);
+  const InputRows rows = to_rows(variant, w, x, m);
+  const LinearJob job{&w, y};
+  linear(rows, {&job, 1}, pool);
+}
 
-  LinearFn* kernel = linear_kernel(variant);
-  const LinearTile all = whole_matrix(w, x, m, y);
-  const std::int64_t row_chunks = (m + kRowChunk - 1) / kRowChunk;
-  const std::int64_t wanted = w.num_panels() * row_chunks / (threads * kTasksPerThread);
-  const auto group =
-      static_cast<std::int32_t>(std::max<std::int64_t>(1, wanted / kPanelGroup) * kPanelGroup);
-  const std::int64_t groups = (w.num_panels() + group - 1) / group;
-  pool.parallel_for(static_cast<std::size_t>(row_chunks * groups), [&](std::size_t task,
-                                                                       std::size_t) {
-    const auto row =
-        static_cast<std::int32_t>(static_cast<std::int64_t>(task) / groups) * kRowChunk;
-    const auto panel = static_cast<std::int32_t>(static_cast<std::int64_t>(task) % groups) * group;
-    kernel(part_of(all, row, std::min(m, row + kRowChunk), panel,
-                   std::min(w.num_panels(), panel + group)));
-  });
+void linear_serial(
+    Variant variant, const PackedMatrix& w, const float* x, std::int32_t m, float* y) {
+  const InputRows rows = to_rows(variant, w, x, m);
+  for (std::int32_t row = 0; row < m; row += kRowChunk) {
+    linear_part(w, rows,
+                {.first_row = row,
+                 .num_rows = std::min(kRowChunk, m - row),
+                 .panel_begin = 0,
+                 .panel_end = w.num_panels(),
+                 .y = y + static_cast<std::ptrdiff_t>(row) * w.n(),
+                 .y_stride = w.n()});
+  }
 }
 
 }  // namespace moiety::kernels

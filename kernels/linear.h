@@ -1,23 +1,33 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "common/thread_pool.h"
+#include "kernels/input_rows.h"
 #include "kernels/packed_matrix.h"
 #include "kernels/variant.h"
 
 namespace moiety::kernels {
 
-/// y = x w^T.
+/// One product of linear().
+struct LinearJob {
+  const PackedMatrix* w;  ///< [n, k]
+  float* y;               ///< [m, n]; must not alias the inputs
+};
+
+/// y = x w^T for one or several matrices that read the same rows, all in one parallel loop.
 ///
-///   x  [m, k]  float, rows contiguous. Where w is BF16 the caller has rounded x to BF16 values
-///              (round_inputs); a GEMM unit with BF16 inputs then gives the same products.
-///   w  [n, k]
-///   y  [m, n]  out; must not alias x
+///   x  [m, k]  made for this variant and the matrices' type (all of one type, BF16 and I8 count as
+///              one)
 ///
 /// Each output is one chain of additions over k = 0, 1, ... in fp32 (reference: double), whatever m
 /// is: a row's bits do not depend on the other rows. Work is split over panels (and rows) in
 /// `pool`.
+void linear(const InputRows& x, std::span<const LinearJob> jobs, ThreadPool& pool);
+
+/// The same for rows [m, k] of floats, contiguous. Where w is BF16 or I8 they are rounded to BF16
+/// on the way.
 void linear(Variant variant,
             const PackedMatrix& w,
             const float* x,
@@ -28,5 +38,17 @@ void linear(Variant variant,
 /// The same on the calling thread only, for use inside a parallel loop.
 void linear_serial(
     Variant variant, const PackedMatrix& w, const float* x, std::int32_t m, float* y);
+
+/// Columns [panel_begin * 16, min(panel_end * 16, n)) for rows [first, first + m) of x, on the
+/// calling thread; y's first column is panel_begin * 16, rows are y_stride floats apart.
+struct LinearPart {
+  std::int32_t first_row = 0;
+  std::int32_t num_rows = 0;
+  std::int32_t panel_begin = 0;
+  std::int32_t panel_end = 0;
+  float* y = nullptr;
+  std::ptrdiff_t y_stride = 0;
+};
+void linear_part(const PackedMatrix& w, const InputRows& x, const LinearPart& part);
 
 }  // namespace moiety::kernels

@@ -1,81 +1,202 @@
 #include "kernels/packed_matrix.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
-#include <new>
+#include <vector>
 
 #include "common/check.h"
+#include "kernels/weight_memory.h"
 
 namespace moiety::kernels {
 namespace {
 
-constexpr std::align_val_t kAlignment{64};
 constexpr std::int32_t kPanel = PackedMatrix::kPanel;
+constexpr std::size_t kAlignment = 64;
 
-/// Elements of one panel.
-std::size_t panel_elements(DType dtype, std::int32_t k) {
-  const auto padded_k = static_cast<std::size_t>(dtype == DType::kBF16 ? k + k % 2 : k);
-  return padded_k * kPanel;
-}
+std::int32_t pairs_of(std::int32_t k) { return k / 2 + k % 2; }
 
-/// Where (column in panel, k) lives within a panel.
+/// Where (column in panel, k) lives within a panel, in elements.
 std::size_t panel_index(DType dtype, std::int32_t column, std::int32_t k) {
   if (dtype == DType::kF32) return static_cast<std::size_t>(k) * kPanel + column;
   return (static_cast<std::size_t>(k / 2) * kPanel + column) * 2 + k % 2;
 }
 
-}  // namespace
+/// [rows <= 16] x k elements as floats.
+void read_floats(DType source, const std::byte* row, std::int32_t k, float* out) {
+  if (source == DType::kF32) {
+    std::memcpy(out, row, static_cast<std::size_t>(k) * sizeof(float));
+    return;
+  }
+  for (std::int32_t i = 0; i < k; ++i) {
+    std::uint16_t bits;
+    std::memcpy(&bits, row + static_cast<std::size_t>(i) * 2, 2);
+    out[i] = source == DType::kBF16 ? bf16_to_float(bits) : f16_to_float(bits);
+  }
+}
 
-void PackedMatrix::Free::operator()(std::byte* p) const { ::operator delete[](p, kAlignment); }
-
-PackedMatrix::PackedMatrix(DType dtype,
-                           std::int32_t n,
-                           std::int32_t k,
-                           std::span<const float> weights)
-    : dtype_(dtype), n_(n), k_(k) {
-  MOIETY_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "weights are packed as F32 or BF16");
-  MOIETY_CHECK(n >= 0 && k >= 0, "a matrix has no negative size");
-  MOIETY_CHECK(weights.size() == static_cast<std::size_t>(n) * static_cast<std::size_t>(k),
-               "the weights do not fill [n, k]");
-  const std::size_t per_panel = panel_elements(dtype, k);
-  num_bytes_ = static_cast<std::size_t>(num_panels()) * per_panel * dtype_bytes(dtype);
-  data_.reset(
-      static_cast<std::byte*>(::operator new[](std::max<std::size_t>(num_bytes_, 1), kAlignment)));
-  std::memset(data_.get(), 0, num_bytes_);
-  for (std::int32_t row = 0; row < n; ++row) {
-    const float* source =
-        weights.data() + static_cast<std::size_t>(row) * static_cast<std::size_t>(k);
-    const std::size_t panel = static_cast<std::size_t>(row / kPanel) * per_panel;
-    const std::int32_t column = row % kPanel;
-    if (dtype == DType::kF32) {
-      auto* target = reinterpret_cast<float*>(data_.get()) + panel;
-      for (std::int32_t i = 0; i < k; ++i) target[panel_index(dtype, column, i)] = source[i];
+/// A row as BF16 pairs, the last one padded with zero.
+void read_pairs(DType source, const std::byte* row, std::int32_t k, std::uint32_t* pairs) {
+  pairs[pairs_of(k) - 1] = 0;
+  if (source == DType::kBF16) {
+    std::memcpy(pairs, row, static_cast<std::size_t>(k) * 2);
+    return;
+  }
+  for (std::int32_t i = 0; i < k; ++i) {
+    float value;
+    if (source == DType::kF32) {
+      std::memcpy(&value, row + static_cast<std::size_t>(i) * 4, 4);
     } else {
-      auto* target = reinterpret_cast<bf16*>(data_.get()) + panel;
-      for (std::int32_t i = 0; i < k; ++i) {
-        target[panel_index(dtype, column, i)] = float_to_bf16(source[i]);
-      }
+      std::uint16_t bits;
+      std::memcpy(&bits, row + static_cast<std::size_t>(i) * 2, 2);
+      value = f16_to_float(bits);
+    }
+    const std::uint32_t half = float_to_bf16(value);
+    if (i % 2 == 0) {
+      pairs[i / 2] = half;
+    } else {
+      pairs[i / 2] |= half << 16;
     }
   }
 }
 
-const float* PackedMatrix::panel_f32(std::int32_t panel) const {
-  MOIETY_CHECK(dtype_ == DType::kF32, "these weights are not F32");
-  return reinterpret_cast<const float*>(data_.get()) +
-         static_cast<std::size_t>(panel) * panel_elements(dtype_, k_);
+/// Rows of 32-bit words [rows, words] into the panel's [words, 16].
+void interleave(const std::uint32_t* rows,
+                std::int32_t num_rows,
+                std::int32_t words,
+                std::uint32_t* panel) {
+  constexpr std::int32_t kBlock = 16;
+  for (std::int32_t begin = 0; begin < words; begin += kBlock) {
+    const std::int32_t end = std::min(words, begin + kBlock);
+    for (std::int32_t row = 0; row < num_rows; ++row) {
+      const std::uint32_t* source = rows + static_cast<std::size_t>(row) * words;
+      for (std::int32_t i = begin; i < end; ++i) panel[i * kPanel + row] = source[i];
+    }
+  }
 }
 
-const bf16* PackedMatrix::panel_bf16(std::int32_t panel) const {
-  MOIETY_CHECK(dtype_ == DType::kBF16, "these weights are not BF16");
-  return reinterpret_cast<const bf16*>(data_.get()) +
-         static_cast<std::size_t>(panel) * panel_elements(dtype_, k_);
+/// Quantises one row: q = round(w / scale), and the scale.
+float quantise(std::span<const float> row, std::int8_t* q) {
+  float max = 0;
+  for (float w : row) max = std::max(max, std::abs(w));
+  const float scale = max / 127.0f;
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    q[i] =
+        scale > 0
+            ? static_cast<std::int8_t>(std::clamp(std::nearbyint(row[i] / scale), -127.0f, 127.0f))
+            : std::int8_t{0};
+  }
+  return scale;
 }
 
-float PackedMatrix::at(std::int32_t row_n, std::int32_t col_k) const {
+}  // namespace
+
+void PackedMatrix::Free::operator()(std::byte* p) const { free_weights(p); }
+
+PackedMatrix PackedMatrix::unfilled(DType dtype, std::int32_t n, std::int32_t k) {
+  MOIETY_CHECK(dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kI8,
+               "weights are packed as F32, BF16 or I8");
+  MOIETY_CHECK(n >= 0 && k >= 0, "a matrix has no negative size");
+  PackedMatrix matrix;
+  matrix.dtype_ = dtype;
+  matrix.n_ = n;
+  matrix.k_ = k;
+  if (matrix.num_panels() == 0) return matrix;
+  matrix.data_.reset(
+      allocate_weights(matrix.scales_offset() + matrix.num_panels() * matrix.scale_bytes()));
+  // The columns that the last panel has beyond n.
+  std::memset(matrix.data_.get() + (matrix.num_panels() - 1) * matrix.panel_bytes(), 0,
+              matrix.panel_bytes());
+  if (dtype == DType::kI8) {
+    std::fill_n(const_cast<float*>(matrix.scales()), matrix.num_panels() * kPanel, 0.0f);
+  }
+  return matrix;
+}
+
+PackedMatrix::PackedMatrix(DType dtype,
+                           std::int32_t n,
+                           std::int32_t k,
+                           std::span<const float> weights) {
+  MOIETY_CHECK(weights.size() == static_cast<std::size_t>(n) * static_cast<std::size_t>(k),
+               "the weights do not fill [n, k]");
+  *this = unfilled(dtype, n, k);
+  pack_rows(DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), 0, n);
+}
+
+std::size_t PackedMatrix::panel_bytes() const {
+  const auto k = static_cast<std::size_t>(k_);
+  const auto pairs = static_cast<std::size_t>(pairs_of(k_));
+  switch (dtype_) {
+    case DType::kBF16:
+      return pairs * kPanel * 4;
+    case DType::kI8:
+      return pairs * kPanel * 2;
+    default:
+      return k * kPanel * 4;
+  }
+}
+
+const float* PackedMatrix::scales() const {
+  if (dtype_ != DType::kI8) return nullptr;
+  return reinterpret_cast<const float*>(data_.get() + scales_offset());
+}
+
+std::size_t PackedMatrix::scales_offset() const {
+  return (num_panels() * panel_bytes() + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+void PackedMatrix::pack_rows(DType source,
+                             const std::byte* rows,
+                             std::int32_t first,
+                             std::int32_t count) {
+  MOIETY_CHECK(source == DType::kF32 || source == DType::kBF16 || source == DType::kF16,
+               "weights are read as F32, BF16 or F16");
+  MOIETY_CHECK(first >= 0 && count >= 0 && first + count <= n_ && first % kPanel == 0 &&
+                   (count % kPanel == 0 || first + count == n_),
+               "rows that do not fill panels");
+  if (k_ == 0) return;
+  const std::size_t row_bytes = static_cast<std::size_t>(k_) * dtype_bytes(source);
+  const std::int32_t words = dtype_ == DType::kF32 ? k_ : pairs_of(k_);
+  std::vector<std::uint32_t> block(static_cast<std::size_t>(words) * kPanel);
+  std::vector<float> floats(dtype_ == DType::kI8 ? static_cast<std::size_t>(k_) : 0);
+  for (std::int32_t begin = first; begin < first + count; begin += kPanel) {
+    const std::int32_t num_rows = std::min(kPanel, first + count - begin);
+    std::byte* panel = data_.get() + static_cast<std::size_t>(begin / kPanel) * panel_bytes();
+    for (std::int32_t r = 0; r < num_rows; ++r) {
+      const std::byte* row = rows + static_cast<std::size_t>(begin - first + r) * row_bytes;
+      std::uint32_t* target = &block[static_cast<std::size_t>(r) * words];
+      if (dtype_ == DType::kF32) {
+        read_floats(source, row, k_, reinterpret_cast<float*>(target));
+        continue;
+      }
+      read_pairs(source, row, k_, target);
+      if (dtype_ == DType::kBF16) continue;
+      const auto* halves = reinterpret_cast<const bf16*>(target);
+      for (std::int32_t i = 0; i < k_; ++i) floats[i] = bf16_to_float(halves[i]);
+      std::vector<std::int8_t> q(static_cast<std::size_t>(words) * 2);
+      const_cast<float*>(scales())[begin + r] = quantise(floats, q.data());
+      for (std::int32_t i = 0; i < words; ++i) {
+        std::memcpy(panel + (static_cast<std::size_t>(i) * kPanel + r) * 2, &q[i * 2], 2);
+      }
+    }
+    if (dtype_ != DType::kI8) {
+      interleave(block.data(), num_rows, words, reinterpret_cast<std::uint32_t*>(panel));
+    }
+  }
+}
+
+double PackedMatrix::at(std::int32_t row_n, std::int32_t col_k) const {
   MOIETY_CHECK(row_n >= 0 && row_n < n_ && col_k >= 0 && col_k < k_, "outside the matrix");
   const std::size_t index = panel_index(dtype_, row_n % kPanel, col_k);
-  if (dtype_ == DType::kF32) return panel_f32(row_n / kPanel)[index];
-  return bf16_to_float(panel_bf16(row_n / kPanel)[index]);
+  const std::byte* panel = data_.get() + static_cast<std::size_t>(row_n / kPanel) * panel_bytes();
+  switch (dtype_) {
+    case DType::kBF16:
+      return bf16_to_float(reinterpret_cast<const bf16*>(panel)[index]);
+    case DType::kI8:
+      return double{scales()[row_n]} * reinterpret_cast<const std::int8_t*>(panel)[index];
+    default:
+      return reinterpret_cast<const float*>(panel)[index];
+  }
 }
 
 }  // namespace moiety::kernels

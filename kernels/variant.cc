@@ -1,5 +1,9 @@
 #include "kernels/variant.h"
 
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <string>
 
@@ -13,11 +17,38 @@ std::string_view variant_name(Variant variant) {
       return "plain";
     case Variant::kAvx2:
       return "avx2";
+    case Variant::kAvx512:
+      return "avx512";
+    case Variant::kAvx512Bf16:
+      return "avx512_bf16";
+    case Variant::kAmx:
+      return "amx";
   }
   return "?";
 }
 
+namespace {
+
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+
+/// CPUID leaf 7: AMX-TILE (edx 24) and AMX-BF16 (edx 22). Tile state is off in every process until
+/// it asks for it (Linux 5.16, Documentation/arch/x86/xstate.rst).
+bool has_amx() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  if ((edx >> 24 & 1) == 0 || (edx >> 22 & 1) == 0) return false;
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+}  // namespace
+
 bool variant_supported(Variant variant) {
+  static const bool amx = has_amx();
   switch (variant) {
     case Variant::kReference:
     case Variant::kPlain:
@@ -25,6 +56,12 @@ bool variant_supported(Variant variant) {
     case Variant::kAvx2:
       // Both include the operating system's part (saving the wide registers).
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Variant::kAvx512:
+      return has_avx512();
+    case Variant::kAvx512Bf16:
+      return has_avx512() && __builtin_cpu_supports("avx512bf16");
+    case Variant::kAmx:
+      return has_avx512() && __builtin_cpu_supports("avx512bf16") && amx;
   }
   return false;
 }

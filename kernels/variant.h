@@ -12,18 +12,24 @@ namespace moiety::kernels {
 /// One implementation of all operations. Within a variant the bits of a row never depend on the
 /// rows beside it, on chunking or on threads; between variants results differ by rounding.
 enum class Variant : std::uint8_t {
-  kReference,  ///< plain loops with double sums: the oracle
-  kPlain,      ///< portable C++ with float sums
-  kAvx2,       ///< AVX2 + FMA
+  kReference,   ///< plain loops with double sums: the oracle
+  kPlain,       ///< portable C++ with float sums
+  kAvx2,        ///< AVX2 + FMA
+  kAvx512,      ///< AVX-512 F, BW, VL, DQ: FMA in fp32
+  kAvx512Bf16,  ///< the same with AVX512-BF16 dot products where weights are BF16
+  kAmx,         ///< the same with AMX-BF16 tiles where weights are BF16
 };
 
 /// Slowest first, fastest last.
-inline constexpr std::array kAllVariants = {Variant::kReference, Variant::kPlain, Variant::kAvx2};
+inline constexpr std::array kAllVariants = {Variant::kReference,  Variant::kPlain,
+                                            Variant::kAvx2,       Variant::kAvx512,
+                                            Variant::kAvx512Bf16, Variant::kAmx};
 
-/// The name that people type: "reference", "plain", "avx2".
+/// The name that people type: "reference", "plain", "avx2", "avx512", "avx512_bf16", "amx".
 std::string_view variant_name(Variant variant);
 
-/// Whether this CPU can run it.
+/// Whether this CPU and its operating system can run it. For kAmx the first call asks the kernel to
+/// let this process use tiles.
 bool variant_supported(Variant variant);
 
 /// Every variant that this CPU can run, reference first, fastest last.

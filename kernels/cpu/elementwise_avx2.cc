@@ -1,8 +1,11 @@
 #include "kernels/cpu/avx2_math.h"
+#include "kernels/cpu/portable_rows.h"
 #include "kernels/implementations.h"
 
 namespace moiety::kernels::avx2 {
 namespace {
+
+struct Unit;
 
 /// Sum of squares in 32 lanes: element i belongs to lane i % 32.
 float sum_of_squares(const float* x, std::int32_t size) {
@@ -59,6 +62,12 @@ void exp_shifted(const float* z, float shift, std::size_t size, double* e) {
     _mm256_store_ps(values, exp_f32(_mm256_sub_ps(load_tail(z + i, left), shift8)));
     for (std::int32_t l = 0; l < left; ++l) e[i + static_cast<std::size_t>(l)] = values[l];
   }
+}
+
+void round_bf16(float* x, std::size_t size) { round_bf16_rows<Unit>(x, size); }
+
+void add(float* sum, const float* x, float scale, std::size_t size) {
+  add_rows<Unit>(sum, x, scale, size);
 }
 
 }  // namespace moiety::kernels::avx2

@@ -1,9 +1,13 @@
 #include <cmath>
 
 #include "kernels/cpu/plain_math.h"
+#include "kernels/cpu/portable_rows.h"
 #include "kernels/implementations.h"
 
 namespace moiety::kernels::plain {
+namespace {
+struct Unit;
+}
 
 void rms_norm(const float* x, const float* weight, float eps, std::int32_t size, float* y) {
   const float factor = 1.0f / std::sqrt(dot(x, x, size) / static_cast<float>(size) + eps);
@@ -16,6 +20,12 @@ void silu_mul(float* gate, const float* up, std::size_t size) {
 
 void exp_shifted(const float* z, float shift, std::size_t size, double* e) {
   for (std::size_t i = 0; i < size; ++i) e[i] = exp_f32(z[i] - shift);
+}
+
+void round_bf16(float* x, std::size_t size) { round_bf16_rows<Unit>(x, size); }
+
+void add(float* sum, const float* x, float scale, std::size_t size) {
+  add_rows<Unit>(sum, x, scale, size);
 }
 
 }  // namespace moiety::kernels::plain

@@ -1,31 +1,17 @@
 #include <immintrin.h>
 
-#include "kernels/implementations.h"
+#include "kernels/cpu/row_blocks.h"
+#include "kernels/cpu/unrolled.h"
 
 // One output is one chain of fused multiply-adds over k. Chains of several rows or panels run side
 // by side to fill the latency of the units; how many does not touch any chain's bits.
 namespace moiety::kernels::avx2 {
 namespace {
 
-constexpr std::int32_t kMaxRows = 6;
 // One k of a panel in F32, or one pair of k in BF16.
 constexpr std::ptrdiff_t kStepBytes = 64;
-
-/// A number that is known when the code is compiled.
-template <int kValue>
-struct Constant {
-  static constexpr int value = kValue;
-};
-
-/// Calls body(Constant<0>), body(Constant<1>), ... Unlike a loop it leaves only constant indices,
-/// which is what lets the compiler keep an array of sums in registers.
-template <int kCount, class Body>
-[[gnu::always_inline]] inline void unrolled(const Body& body) {
-  if constexpr (kCount > 0) {
-    unrolled<kCount - 1>(body);
-    body(Constant<kCount - 1>{});
-  }
-}
+// One pair of k in I8.
+constexpr std::ptrdiff_t kStepBytesI8 = 32;
 
 /// Sums of kRows x kPanels panels; a panel's 16 columns are two vectors.
 template <int kRows, int kPanels>
@@ -51,12 +37,17 @@ struct Inputs {
   }
 };
 
-enum class Half { kF32, kEven, kOdd };
+enum class Half { kF32, kEven, kOdd, kEvenI8, kOddI8 };
 
-/// 8 weights as floats. A pair of BF16 is 32 bits: the even k is the lower half, the odd k the
-/// upper, which is a float once the lower is cleared.
+/// 8 weights as floats; `p` is where their pairs begin. A pair of BF16 is 32 bits: the even k is
+/// the lower half, the odd k the upper, which is a float once the lower is cleared.
 template <Half kHalf>
 [[gnu::always_inline]] inline __m256 load_weights(const std::byte* p) {
+  if constexpr (kHalf == Half::kEvenI8 || kHalf == Half::kOddI8) {
+    const __m256i wide = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i one = kHalf == Half::kEvenI8 ? _mm256_slli_epi32(wide, 16) : wide;
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(one, 16));
+  }
   const __m256i bits = _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
   if constexpr (kHalf == Half::kEven) return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
   if constexpr (kHalf == Half::kOdd) {
@@ -75,9 +66,11 @@ template <int kRows, int kPanels, Half kHalf>
   unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
     const std::byte* panel = weights + p.value * panel_bytes;
     const __m256 low = load_weights<kHalf>(panel);
-    const __m256 high = load_weights<kHalf>(panel + 32);
+    constexpr bool kIsI8 = kHalf == Half::kEvenI8 || kHalf == Half::kOddI8;
+    const __m256 high = load_weights<kHalf>(panel + (kIsI8 ? 16 : 32));
     unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
-      const __m256 input = inputs.broadcast<r.value>(kHalf == Half::kOdd ? 1 : 0);
+      const __m256 input =
+          inputs.broadcast<r.value>(kHalf == Half::kOdd || kHalf == Half::kOddI8 ? 1 : 0);
       __m256& low_sum = sums.low[r.value][p.value];
       __m256& high_sum = sums.high[r.value][p.value];
       low_sum = _mm256_fmadd_ps(input, low, low_sum);
@@ -102,21 +95,21 @@ template <int kRows, int kPanels>
   }
 }
 
-template <int kRows, int kPanels>
-[[gnu::always_inline]] inline void accumulate_bf16(const LinearTile& tile,
-                                                   const std::byte* weights,
-                                                   Inputs inputs,
-                                                   Sums<kRows, kPanels>& sums) {
+/// BF16 or I8: pairs of k.
+template <int kRows, int kPanels, Half kEven, Half kOdd, std::ptrdiff_t kBytes>
+[[gnu::always_inline]] inline void accumulate_pairs(const LinearTile& tile,
+                                                    const std::byte* weights,
+                                                    Inputs inputs,
+                                                    Sums<kRows, kPanels>& sums) {
   const std::ptrdiff_t panel_bytes = tile.panel_bytes;
   for (std::int32_t k = tile.k; k > 1; k -= 2) {
-    add_products<kRows, kPanels, Half::kEven>(weights, panel_bytes, inputs, sums);
-    add_products<kRows, kPanels, Half::kOdd>(weights, panel_bytes, inputs, sums);
-    weights += kStepBytes;
+    add_products<kRows, kPanels, kEven>(weights, panel_bytes, inputs, sums);
+    add_products<kRows, kPanels, kOdd>(weights, panel_bytes, inputs, sums);
+    weights += kBytes;
     inputs.advance(2);
   }
-  // The last k of an odd count has no partner: x ends here.
-  if (tile.k % 2 != 0) {
-    add_products<kRows, kPanels, Half::kEven>(weights, panel_bytes, inputs, sums);
+  if (tile.k % 2 != 0) {  // the last k of an odd count has no partner
+    add_products<kRows, kPanels, kEven>(weights, panel_bytes, inputs, sums);
   }
 }
 
@@ -136,61 +129,48 @@ template <int kRows, int kPanels>
   for (std::int32_t c = 0; c < columns; ++c) y[c] = all[c];
 }
 
-template <int kRows, int kPanels>
-void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {
-  const std::byte* weights = tile.weights + panel * tile.panel_bytes;
-  const float* x = tile.x + row * std::ptrdiff_t{tile.k};
-  // Pointers to rows that the block has not are never formed.
-  const Inputs inputs{x, kRows > 3 ? x + 3 * std::ptrdiff_t{tile.k} : x, tile.k};
-  Sums<kRows, kPanels> sums = {};
-  if (tile.is_bf16) {
-    accumulate_bf16<kRows, kPanels>(tile, weights, inputs, sums);
-  } else {
-    accumulate_f32<kRows, kPanels>(tile, weights, inputs, sums);
-  }
-  unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
-    float* y = tile.y + (row + r.value) * std::ptrdiff_t{tile.n};
-    unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
-      const std::int32_t first = (panel + p.value) * kPanelColumns;
-      store_columns(sums.low[r.value][p.value], sums.high[r.value][p.value], tile.n - first,
-                    y + first);
+struct Kernel {
+  static constexpr int max_panels(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+
+  template <int kRows, int kPanels>
+  static void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {
+    const std::byte* weights = tile.weights + panel * tile.panel_bytes;
+    const float* x = tile.x + row * tile.x_stride;
+    // Pointers to rows that the block has not are never formed.
+    const Inputs inputs{x, kRows > 3 ? x + 3 * tile.x_stride : x, tile.x_stride};
+    Sums<kRows, kPanels> sums = {};
+    switch (tile.type) {
+      case WeightType::kF32:
+        accumulate_f32<kRows, kPanels>(tile, weights, inputs, sums);
+        break;
+      case WeightType::kBF16:
+        accumulate_pairs<kRows, kPanels, Half::kEven, Half::kOdd, kStepBytes>(tile, weights, inputs,
+                                                                              sums);
+        break;
+      case WeightType::kI8:
+        accumulate_pairs<kRows, kPanels, Half::kEvenI8, Half::kOddI8, kStepBytesI8>(tile, weights,
+                                                                                    inputs, sums);
+        break;
+    }
+    unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+      unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
+        const std::int32_t first = (panel + p.value) * kPanelColumns;
+        __m256 low = sums.low[r.value][p.value];
+        __m256 high = sums.high[r.value][p.value];
+        if (tile.scales != nullptr) {
+          low = _mm256_mul_ps(low, _mm256_loadu_ps(tile.scales + first));
+          high = _mm256_mul_ps(high, _mm256_loadu_ps(tile.scales + first + 8));
+        }
+        store_columns(
+            low, high, tile.n - first,
+            tile.y + (row + r.value) * tile.y_stride + (first - tile.panel_begin * kPanelColumns));
+      });
     });
-  });
-}
-
-/// kRows rows over [panel, end): as many panels at a time as there are registers, then fewer.
-template <int kRows>
-void compute_rows(const LinearTile& tile, std::int32_t panel, std::int32_t end, std::int32_t row) {
-  if constexpr (kRows == 1) {
-    for (; panel + 4 <= end; panel += 4) compute<1, 4>(tile, panel, row);
   }
-  if constexpr (kRows <= 3) {
-    for (; panel + 2 <= end; panel += 2) compute<kRows, 2>(tile, panel, row);
-  }
-  for (; panel < end; ++panel) compute<kRows, 1>(tile, panel, row);
-}
-
-using ComputeRows = void(const LinearTile&, std::int32_t, std::int32_t, std::int32_t);
-constexpr ComputeRows* kComputeRows[kMaxRows + 1] = {
-    nullptr,         compute_rows<1>, compute_rows<2>, compute_rows<3>,
-    compute_rows<4>, compute_rows<5>, compute_rows<6>};
+};
 
 }  // namespace
 
-void linear_tile(const LinearTile& tile) {
-  constexpr std::int32_t kPanelGroup = 4;
-  // Equal blocks of at most six rows: 7 rows go as 4 + 3, since 1 alone would waste a pass.
-  const std::int32_t blocks = (tile.rows + kMaxRows - 1) / kMaxRows;
-  for (std::int32_t panel = tile.panel_begin; panel < tile.panel_end; panel += kPanelGroup) {
-    const std::int32_t left = tile.panel_end - panel;
-    const std::int32_t end = panel + (left < kPanelGroup ? left : kPanelGroup);
-    std::int32_t row = 0;
-    for (std::int32_t block = 0; block < blocks; ++block) {
-      const std::int32_t rows = (tile.rows - row + blocks - block - 1) / (blocks - block);
-      kComputeRows[rows](tile, panel, end, row);
-      row += rows;
-    }
-  }
-}
+void linear_tile(const LinearTile& tile) { RowBlocks<Kernel, 6, 4>::all(tile); }
 
 }  // namespace moiety::kernels::avx2

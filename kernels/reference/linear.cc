@@ -11,11 +11,16 @@ namespace {
 
 float weight_at(const LinearTile& tile, std::int32_t panel, std::int32_t column, std::int32_t k) {
   const std::byte* base = tile.weights + panel * tile.panel_bytes;
-  if (!tile.is_bf16) {
-    return reinterpret_cast<const float*>(base)[std::ptrdiff_t{k} * PackedMatrix::kPanel + column];
+  const std::ptrdiff_t pair = (std::ptrdiff_t{k / 2} * PackedMatrix::kPanel + column) * 2 + k % 2;
+  switch (tile.type) {
+    case WeightType::kBF16:
+      return bf16_to_float(reinterpret_cast<const bf16*>(base)[pair]);
+    case WeightType::kI8:
+      return static_cast<float>(reinterpret_cast<const std::int8_t*>(base)[pair]);
+    default:
+      return reinterpret_cast<const float*>(
+          base)[std::ptrdiff_t{k} * PackedMatrix::kPanel + column];
   }
-  const std::ptrdiff_t pair = std::ptrdiff_t{k / 2} * PackedMatrix::kPanel + column;
-  return bf16_to_float(reinterpret_cast<const bf16*>(base)[pair * 2 + k % 2]);
 }
 
 }  // namespace
@@ -25,16 +30,17 @@ void linear_tile(const LinearTile& tile) {
     const std::int32_t first = panel * PackedMatrix::kPanel;
     const std::int32_t columns = std::min(PackedMatrix::kPanel, tile.n - first);
     for (std::int32_t row = 0; row < tile.rows; ++row) {
-      const float* x = tile.x + std::ptrdiff_t{row} * tile.k;
+      const float* x = tile.x + row * tile.x_stride;
       std::array<double, PackedMatrix::kPanel> sum{};
       for (std::int32_t k = 0; k < tile.k; ++k) {
         for (std::int32_t column = 0; column < columns; ++column) {
           sum[column] += static_cast<double>(x[k]) * weight_at(tile, panel, column, k);
         }
       }
-      float* y = tile.y + std::ptrdiff_t{row} * tile.n + first;
+      float* y = tile.y + row * tile.y_stride + (first - tile.panel_begin * PackedMatrix::kPanel);
       for (std::int32_t column = 0; column < columns; ++column) {
-        y[column] = static_cast<float>(sum[column]);
+        const double scale = tile.type == WeightType::kI8 ? tile.scales[first + column] : 1.0;
+        y[column] = static_cast<float>(sum[column] * scale);
       }
     }
   }
@@ -45,7 +51,7 @@ void linear_magnitude(const PackedMatrix& w, const float* x, std::int32_t m, dou
     for (std::int32_t n = 0; n < w.n(); ++n) {
       double sum = 0;
       for (std::int32_t k = 0; k < w.k(); ++k) {
-        sum += std::abs(static_cast<double>(x[std::ptrdiff_t{row} * w.k() + k]) * w.at(n, k));
+        sum += std::abs(x[std::ptrdiff_t{row} * w.k() + k] * w.at(n, k));
       }
       y[std::ptrdiff_t{row} * w.n() + n] = sum;
     }

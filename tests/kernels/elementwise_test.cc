@@ -1,7 +1,10 @@
 #include "kernels/elementwise.h"
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 
+#include "kernels/implementations.h"
 #include "tests/kernels/tolerance.h"
 
 namespace moiety::kernels {
@@ -61,29 +64,65 @@ TEST(RoundInputs, RoundsForBf16AndKeepsF32) {
   }
 }
 
+TEST(RoundInputs, EveryInstructionSetRoundsEveryKindOfFloat) {
+  // Every upper half with lower halves around the ties; NaNs, infinities and denormals among them.
+  std::vector<float> x;
+  for (std::uint32_t upper = 0; upper < 0x10000; ++upper) {
+    for (std::uint32_t lower : {0u, 1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
+      x.push_back(std::bit_cast<float>(upper << 16 | lower));
+    }
+  }
+  x.resize(x.size() - 5);  // a tail
+  std::vector<float> expected = x;
+  for (float& value : expected) value = bf16_to_float(float_to_bf16(value));
+  const auto rounds_right = [&](RoundFn* round) {
+    Guarded rounded(x.size());
+    std::memcpy(rounded.data(), x.data(), x.size() * sizeof(float));
+    round(rounded.data(), x.size());
+    return rounded.intact() &&
+           std::memcmp(rounded.data(), expected.data(), x.size() * sizeof(float)) == 0;
+  };
+  EXPECT_TRUE(rounds_right(plain::round_bf16));
+  if (variant_supported(Variant::kAvx2)) {
+    EXPECT_TRUE(rounds_right(avx2::round_bf16));
+  }
+  if (variant_supported(Variant::kAvx512)) {
+    EXPECT_TRUE(rounds_right(avx512::round_bf16));
+  }
+  std::vector<float> chosen = x;
+  round_inputs(DType::kBF16, chosen);
+  EXPECT_EQ(std::memcmp(chosen.data(), expected.data(), x.size() * sizeof(float)), 0);
+}
+
 TEST(Rope, RotatesByPositionTimesFrequency) {
   constexpr std::int32_t kHeads = 3;
   constexpr double kTheta = 500000;
+  constexpr float kFactor = 1.25f;
   for (std::int32_t head_dim : {2, 6, 16, 128}) {
     const std::int32_t half = head_dim / 2;
     std::vector<float> cos(half);
     std::vector<float> sin(half);
+    std::vector<float> frequencies(half);
+    for (std::int32_t i = 0; i < half; ++i) {
+      frequencies[i] = static_cast<float>(std::pow(kTheta, -2.0 * i / head_dim));
+    }
     for (std::int64_t position :
          {std::int64_t{0}, std::int64_t{1}, std::int64_t{4095}, std::int64_t{131071}}) {
-      rope_table(kTheta, head_dim, position, cos.data(), sin.data());
+      rope_table(frequencies, kFactor, position, cos.data(), sin.data());
       const std::vector<float> x = random_floats(static_cast<std::size_t>(kHeads * head_dim), 11);
       std::vector<double> expected(x.size());
       std::vector<double> bound(x.size());
       for (std::int32_t head = 0; head < kHeads; ++head) {
         for (std::int32_t i = 0; i < half; ++i) {
-          const double angle = static_cast<double>(position) / std::pow(kTheta, 2.0 * i / head_dim);
+          const double angle = static_cast<float>(position) * frequencies[i];  // an fp32 product
           const std::size_t low = static_cast<std::size_t>(head * head_dim + i);
           const std::size_t high = low + static_cast<std::size_t>(half);
-          expected[low] = x[low] * std::cos(angle) - x[high] * std::sin(angle);
-          expected[high] = x[high] * std::cos(angle) + x[low] * std::sin(angle);
-          // Two roundings of cos and sin, of each product and of the sum; and the angle's own in
-          // double.
-          bound[low] = bound[high] = (4 * kUnitF32 + 1e-9) * (std::abs(x[low]) + std::abs(x[high]));
+          expected[low] = kFactor * (x[low] * std::cos(angle) - x[high] * std::sin(angle));
+          expected[high] = kFactor * (x[high] * std::cos(angle) + x[low] * std::sin(angle));
+          // Roundings of cos and sin, of their products with the factor, of each product and of the
+          // sum.
+          bound[low] = bound[high] =
+              kFactor * (5 * kUnitF32 + 1e-9) * (std::abs(x[low]) + std::abs(x[high]));
         }
       }
       Guarded y(x.size());
@@ -99,7 +138,8 @@ TEST(Rope, RotatesByPositionTimesFrequency) {
 TEST(Rope, PositionZeroChangesNothing) {
   std::vector<float> cos(4);
   std::vector<float> sin(4);
-  rope_table(10000, 8, 0, cos.data(), sin.data());
+  const std::vector<float> frequencies = {1, 0.1f, 0.01f, 0.001f};
+  rope_table(frequencies, 1, 0, cos.data(), sin.data());
   const std::vector<float> x = random_floats(8, 1);
   std::vector<float> y = x;
   rope(y.data(), 1, 8, cos.data(), sin.data());
@@ -112,11 +152,38 @@ TEST(Clip, LimitsBothSides) {
   EXPECT_EQ(x, (std::vector<float>{-2, -2, -1.5f, 0, 1.5f, 2, 2}));
 }
 
+TEST(Add, EveryInstructionSetAddsTheSameBits) {
+  const std::vector<float> x = random_floats(77, 21);
+  const std::vector<float> sum = random_floats(77, 22);
+  for (float scale : {1.0f, 0.3f}) {
+    std::vector<float> expected = sum;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const volatile float product = scale * x[i];
+      expected[i] += product;
+    }
+    const auto adds_right = [&](AddFn* kernel) {
+      Guarded y(x.size());
+      std::ranges::copy(sum, y.data());
+      kernel(y.data(), x.data(), scale, x.size());
+      return y.intact() && std::ranges::equal(y.span(), expected);
+    };
+    EXPECT_TRUE(adds_right(plain::add));
+    if (variant_supported(Variant::kAvx2)) {
+      EXPECT_TRUE(adds_right(avx2::add));
+    }
+    if (variant_supported(Variant::kAvx512)) {
+      EXPECT_TRUE(adds_right(avx512::add));
+    }
+  }
+}
+
 TEST(Add, AddsElementwise) {
   std::vector<float> sum = {1, 2, 3};
   const std::vector<float> x = {10, 20, 30};
   add(sum, x.data());
   EXPECT_EQ(sum, (std::vector<float>{11, 22, 33}));
+  add(sum, x.data(), 0.5f);
+  EXPECT_EQ(sum, (std::vector<float>{16, 32, 48}));
 }
 
 }  // namespace

@@ -19,10 +19,11 @@ Selection select(Variant variant,
                  const std::vector<float>& logits,
                  const std::vector<std::uint8_t>& kept,
                  std::size_t top_k,
-                 bool norm_topk) {
+                 bool norm_topk,
+                 float scale = 1) {
   Selection selection{std::vector<std::int32_t>(top_k, -7), std::vector<float>(top_k, NAN)};
   selection.masked_mass =
-      select_experts(variant, logits, kept, norm_topk, selection.ids, selection.weights);
+      select_experts(variant, logits, kept, {norm_topk, scale}, selection.ids, selection.weights);
   return selection;
 }
 
@@ -152,10 +153,35 @@ TEST_P(GateOf, ReplayGivesTheWeightsOfTheSelection) {
   const std::vector<float> logits = random_floats(50, 2, 6);
   const auto kept = random_mask(50, 1, 50, 8);
   for (bool norm_topk : {false, true}) {
-    const Selection got = select(GetParam(), logits, kept, 8, norm_topk);
+    const Selection got = select(GetParam(), logits, kept, 8, norm_topk, 2.5f);
     std::vector<float> replayed(8);
-    weigh_experts(GetParam(), logits, kept, norm_topk, got.ids, replayed);
+    weigh_experts(GetParam(), logits, kept, {norm_topk, 2.5f}, got.ids, replayed);
     EXPECT_EQ(replayed, got.weights);
+  }
+}
+
+TEST_P(GateOf, NormalisedWeightsAreTheSoftmaxOverTheTopK) {
+  const std::vector<float> logits = random_floats(40, 3, 5);
+  const Selection got = select(GetParam(), logits, {}, 6, true);
+  double sum = 0;
+  for (std::int32_t id : got.ids) sum += std::exp(static_cast<double>(logits[id]));
+  for (std::size_t i = 0; i < 6; ++i) {
+    const double expected = std::exp(static_cast<double>(logits[got.ids[i]])) / sum;
+    EXPECT_NEAR(got.weights[i], expected, expected * 50 * kUnitF32);
+  }
+}
+
+TEST_P(GateOf, ScaleMultipliesTheWeightsAndNothingElse) {
+  const std::vector<float> logits = random_floats(40, 5, 5);
+  const auto kept = random_mask(40, 2, 50, 6);
+  for (bool norm_topk : {false, true}) {
+    const Selection plain = select(GetParam(), logits, kept, 6, norm_topk);
+    const Selection scaled = select(GetParam(), logits, kept, 6, norm_topk, 2.5f);
+    EXPECT_EQ(scaled.ids, plain.ids);
+    EXPECT_EQ(scaled.masked_mass, plain.masked_mass);
+    for (std::size_t i = 0; i < 6; ++i) {
+      EXPECT_NEAR(scaled.weights[i], 2.5 * plain.weights[i], 4 * kUnitF32 * scaled.weights[i]);
+    }
   }
 }
 
@@ -164,7 +190,7 @@ TEST(GateDeathTest, FewerPresentThanSelectedIsABug) {
   std::vector<float> weights(2);
   const std::vector<float> logits = {1, 2, 3};
   const std::vector<std::uint8_t> kept = {0, 1, 0};
-  EXPECT_DEATH(select_experts(Variant::kPlain, logits, kept, false, ids, weights), "fewer experts");
+  EXPECT_DEATH(select_experts(Variant::kPlain, logits, kept, {}, ids, weights), "fewer experts");
 }
 
 TEST(Softmax, MatchesDouble) {

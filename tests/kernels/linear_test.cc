@@ -18,7 +18,7 @@ struct Problem {
 Problem make_problem(DType dtype, std::int32_t m, std::int32_t n, std::int32_t k, unsigned seed) {
   Problem problem{PackedMatrix(dtype, n, k, random_floats(static_cast<std::size_t>(n) * k, seed)),
                   random_floats(static_cast<std::size_t>(m) * k, seed + 1), m};
-  round_inputs(dtype, problem.x);
+  round_inputs(dtype == DType::kI8 ? DType::kBF16 : dtype, problem.x);
   return problem;
 }
 
@@ -30,8 +30,7 @@ std::vector<double> product(const Problem& problem) {
     for (std::int32_t n = 0; n < problem.w.n(); ++n) {
       double sum = 0;
       for (std::int32_t i = 0; i < k; ++i) {
-        sum += static_cast<double>(problem.x[static_cast<std::size_t>(row) * k + i]) *
-               problem.w.at(n, i);
+        sum += problem.x[static_cast<std::size_t>(row) * k + i] * problem.w.at(n, i);
       }
       y.push_back(sum);
     }
@@ -63,10 +62,10 @@ INSTANTIATE_TEST_SUITE_P(Kernels,
 
 TEST_P(LinearOf, MatchesTheDefinitionForEveryShape) {
   ThreadPool pool(2);
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
-    for (std::int32_t m : {0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13}) {
-      for (std::int32_t n : {0, 1, 15, 16, 17, 33, 64, 79}) {
-        for (std::int32_t k : {0, 1, 2, 3, 64, 65}) {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    for (std::int32_t m : {0, 1, 2, 3, 4, 5, 6, 7, 17, 33}) {
+      for (std::int32_t n : {0, 1, 16, 17, 79}) {
+        for (std::int32_t k : {0, 1, 2, 3, 32, 65}) {
           expect_close(GetParam(), make_problem(dtype, m, n, k, 100 + m), pool);
         }
       }
@@ -76,9 +75,10 @@ TEST_P(LinearOf, MatchesTheDefinitionForEveryShape) {
 
 TEST_P(LinearOf, MatchesTheDefinitionWhenWorkIsSplit) {
   ThreadPool pool(3);
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
-    for (std::int32_t m : {1, 47, 48, 49, 97})
-      expect_close(GetParam(), make_problem(dtype, m, 300, 511, 5), pool);
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    for (std::int32_t m : {1, 193}) {
+      expect_close(GetParam(), make_problem(dtype, m, 170, 511, 5), pool);
+    }
   }
 }
 
@@ -86,7 +86,7 @@ TEST_P(LinearOf, ARowHasTheSameBitsAloneInABatchAndOnAnyThreads) {
   constexpr std::int32_t kM = 53;
   constexpr std::int32_t kN = 211;
   constexpr std::int32_t kK = 333;
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
     const Problem problem = make_problem(dtype, kM, kN, kK, 17);
     std::vector<float> alone(static_cast<std::size_t>(kM) * kN);
     for (std::size_t row = 0; row < kM; ++row) {
@@ -113,11 +113,12 @@ TEST_P(LinearOf, AColumnHasTheSameBitsInAnyMatrix) {
   // Column 0 of a narrow matrix takes another path (fewer panels at a time) than column 0 of a wide
   // one.
   constexpr std::int32_t kK = 101;
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
     const Problem wide = make_problem(dtype, 7, 90, kK, 23);
     std::vector<float> first_columns;
     for (std::int32_t n = 0; n < 5; ++n) {
-      for (std::int32_t k = 0; k < kK; ++k) first_columns.push_back(wide.w.at(n, k));
+      for (std::int32_t k = 0; k < kK; ++k)
+        first_columns.push_back(static_cast<float>(wide.w.at(n, k)));
     }
     const PackedMatrix narrow(dtype, 5, kK, first_columns);
     std::vector<float> y_wide(7 * 90);
@@ -147,6 +148,87 @@ TEST_P(LinearOf, ANanInOneRowStaysThere) {
       } else {
         EXPECT_EQ(y.span()[row * 40 + n], clean.span()[row * 40 + n]);
       }
+    }
+  }
+}
+
+// What the AMX variant computes, with tiles in memory: runs on machines that have no such tiles.
+TEST(LinearAmx, EmulatedTilesMatchTheDefinitionAndDoNotDependOnTheBatch) {
+  if (!variant_supported(Variant::kAvx512Bf16)) {
+    GTEST_SKIP() << "the AMX files hold AVX512-BF16 instructions, which this CPU cannot run";
+  }
+  const auto run = [](const Problem& problem, std::int32_t first, std::int32_t m, float* y) {
+    InputRows x;
+    const std::int32_t k = problem.w.k();
+    x.reset(Variant::kAmx, problem.w.dtype(), m, k);
+    for (std::int32_t row = 0; row < m; ++row) {
+      x.set_row(row, &problem.x[static_cast<std::size_t>(first + row) * k]);
+    }
+    amx::linear_tile_emulated(
+        {.type = problem.w.dtype() == DType::kI8 ? WeightType::kI8 : WeightType::kBF16,
+         .weights = problem.w.data(),
+         .panel_bytes = static_cast<std::ptrdiff_t>(problem.w.panel_bytes()),
+         .scales = problem.w.scales(),
+         .n = problem.w.n(),
+         .k = k,
+         .panel_begin = 0,
+         .panel_end = problem.w.num_panels(),
+         .rows = m,
+         .x = nullptr,
+         .x_bf16 = x.halves(0),
+         .x_stride = x.stride(),
+         .y = y,
+         .y_stride = problem.w.n()});
+  };
+  for (DType dtype : {DType::kBF16, DType::kI8}) {
+    for (const auto& [m, n, k] :
+         {std::tuple{1, 16, 32}, {16, 33, 31}, {17, 15, 64}, {33, 70, 97}}) {
+      const Problem problem = make_problem(dtype, m, n, k, 7);
+      const std::vector<double> expected = product(problem);
+      std::vector<double> bound(expected.size());
+      reference::linear_magnitude(problem.w, problem.x.data(), m, bound.data());
+      for (std::size_t i = 0; i < bound.size(); ++i) {
+        bound[i] = sum_bound(k, kUnitF32, bound[i], kUnitF32, expected[i]);
+      }
+      Guarded y(expected.size());
+      run(problem, 0, m, y.data());
+      EXPECT_TRUE(within(expected, y.span(), bound)) << dtype_name(dtype) << " m=" << m;
+      EXPECT_TRUE(y.intact());
+      std::vector<float> alone(static_cast<std::size_t>(n));
+      for (std::int32_t row = 0; row < m; ++row) {
+        run(problem, row, 1, alone.data());
+        ASSERT_EQ(std::memcmp(alone.data(), &y.span()[static_cast<std::size_t>(row) * n],
+                              alone.size() * sizeof(float)),
+                  0);
+      }
+    }
+  }
+}
+
+// Several matrices of one call are those of calls of their own.
+TEST_P(LinearOf, JobsOfOneCallHaveTheBitsOfTheirOwnCalls) {
+  constexpr std::int32_t kM = 21;
+  constexpr std::int32_t kK = 130;
+  ThreadPool pool(2);
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    std::vector<Problem> problems;
+    for (std::int32_t n : {200, 3, 64}) problems.push_back(make_problem(dtype, kM, n, kK, 11));
+    InputRows x;
+    x.reset(GetParam(), dtype, kM, kK);
+    for (std::int32_t row = 0; row < kM; ++row) x.set_row(row, &problems[0].x[row * kK]);
+    std::vector<std::vector<float>> together;
+    std::vector<LinearJob> jobs;
+    for (const Problem& problem : problems) {
+      together.emplace_back(static_cast<std::size_t>(kM) * problem.w.n(), NAN);
+    }
+    for (std::size_t i = 0; i < problems.size(); ++i) {
+      jobs.push_back({&problems[i].w, together[i].data()});
+    }
+    linear(x, jobs, pool);
+    for (std::size_t i = 0; i < problems.size(); ++i) {
+      std::vector<float> own(together[i].size());
+      linear(GetParam(), problems[i].w, problems[0].x.data(), kM, own.data(), pool);
+      EXPECT_EQ(std::memcmp(own.data(), together[i].data(), own.size() * sizeof(float)), 0);
     }
   }
 }

@@ -1,8 +1,12 @@
 #include "kernels/packed_matrix.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <cstring>
+#include <random>
 
+#include "kernels/weight_memory.h"
 #include "tests/kernels/tolerance.h"
 
 namespace moiety::kernels {
@@ -29,17 +33,22 @@ INSTANTIATE_TEST_SUITE_P(Kernels,
                          testing::Combine(testing::Values(0, 1, 15, 16, 17, 33),
                                           testing::Values(0, 1, 2, 7)));
 
-// The layout is a contract with kernels that are yet to come, so its very positions are tested.
+template <class T>
+const T* panel(const PackedMatrix& w, int index) {
+  return reinterpret_cast<const T*>(w.data() + static_cast<std::size_t>(index) * w.panel_bytes());
+}
+
+// The layout is what every kernel reads, so its very positions are tested.
 TEST(PackedMatrix, F32IsPanelThenKThenColumn) {
   std::vector<float> weights(17 * 3);
   for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(i);
   const PackedMatrix w(DType::kF32, 17, 3, weights);
   EXPECT_EQ(w.num_panels(), 2);
   EXPECT_EQ(w.num_bytes(), 2u * 3 * 16 * 4);
-  EXPECT_EQ(w.panel_f32(0)[1 * 16 + 5], weights[5 * 3 + 1]);
-  EXPECT_EQ(w.panel_f32(1)[2 * 16 + 0], weights[16 * 3 + 2]);
-  EXPECT_EQ(w.panel_f32(1)[2 * 16 + 1], 0.0f) << "columns beyond n are zero";
-  EXPECT_EQ(std::bit_cast<std::uintptr_t>(w.panel_f32(0)) % 64, 0u);
+  EXPECT_EQ(panel<float>(w, 0)[1 * 16 + 5], weights[5 * 3 + 1]);
+  EXPECT_EQ(panel<float>(w, 1)[2 * 16 + 0], weights[16 * 3 + 2]);
+  EXPECT_EQ(panel<float>(w, 1)[2 * 16 + 1], 0.0f) << "columns beyond n are zero";
+  EXPECT_EQ(std::bit_cast<std::uintptr_t>(w.data()) % 64, 0u);
 }
 
 TEST(PackedMatrix, Bf16IsPanelThenPairThenColumn) {
@@ -47,19 +56,117 @@ TEST(PackedMatrix, Bf16IsPanelThenPairThenColumn) {
   for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(i + 1);
   const PackedMatrix w(DType::kBF16, 17, 3, weights);
   EXPECT_EQ(w.num_bytes(), 2u * 2 * 16 * 2 * 2);
-  EXPECT_EQ(bf16_to_float(w.panel_bf16(0)[5 * 2 + 0]), weights[5 * 3 + 0]);
-  EXPECT_EQ(bf16_to_float(w.panel_bf16(0)[5 * 2 + 1]), weights[5 * 3 + 1]);
-  EXPECT_EQ(bf16_to_float(w.panel_bf16(0)[(16 + 5) * 2]), weights[5 * 3 + 2]);
-  EXPECT_EQ(w.panel_bf16(0)[(16 + 5) * 2 + 1], 0) << "the pair of an odd last k is zero";
-  EXPECT_EQ(bf16_to_float(w.panel_bf16(1)[0]), weights[16 * 3]);
+  EXPECT_EQ(bf16_to_float(panel<bf16>(w, 0)[5 * 2 + 0]), weights[5 * 3 + 0]);
+  EXPECT_EQ(bf16_to_float(panel<bf16>(w, 0)[5 * 2 + 1]), weights[5 * 3 + 1]);
+  EXPECT_EQ(bf16_to_float(panel<bf16>(w, 0)[(16 + 5) * 2]), weights[5 * 3 + 2]);
+  EXPECT_EQ(panel<bf16>(w, 0)[(16 + 5) * 2 + 1], 0) << "the pair of an odd last k is zero";
+  EXPECT_EQ(bf16_to_float(panel<bf16>(w, 1)[0]), weights[16 * 3]);
+}
+
+TEST(PackedMatrix, I8IsScaledByColumnAndHasThePairsOfBf16) {
+  const std::vector<float> weights = {1, -2, 0.5f, 0, 0, 0};
+  const PackedMatrix w(DType::kI8, 2, 3, weights);
+  EXPECT_EQ(w.num_bytes(), 2u * 16 * 2 + 16 * 4);
+  EXPECT_EQ(w.scales()[0], 2.0f / 127);
+  EXPECT_EQ(w.scales()[1], 0.0f);
+  EXPECT_EQ(w.scales()[2], 0.0f) << "columns beyond n";
+  EXPECT_EQ(panel<std::int8_t>(w, 0)[0], 64);  // 63.5 to even
+  EXPECT_EQ(panel<std::int8_t>(w, 0)[1], -127);
+  EXPECT_EQ(panel<std::int8_t>(w, 0)[32], 32);  // 31.75
+  EXPECT_EQ(panel<std::int8_t>(w, 0)[2], 0) << "a column of zeros";
+  EXPECT_EQ(w.at(0, 1), -127 * static_cast<double>(2.0f / 127));
+  EXPECT_EQ(w.at(1, 0), 0.0f);
+}
+
+TEST(PackedMatrix, I8IsWithinHalfAStepOfTheRoundedWeight) {
+  const auto weights = random_floats(40 * 77, 3);
+  const PackedMatrix w(DType::kI8, 40, 77, weights);
+  for (int row = 0; row < 40; ++row) {
+    for (int k = 0; k < 77; ++k) {
+      const float rounded =
+          bf16_to_float(float_to_bf16(weights[static_cast<std::size_t>(row) * 77 + k]));
+      ASSERT_LE(std::abs(w.at(row, k) - rounded), 0.5001f * w.scales()[row]);
+    }
+  }
+}
+
+// Every source type gives what its values as floats give, in one piece or several.
+TEST(PackedMatrix, RowsOfEverySourceTypeAndInPieces) {
+  constexpr int kN = 37;
+  constexpr int kK = 21;
+  std::vector<bf16> halves;
+  std::vector<float> floats;
+  for (float value : random_floats(kN * kK, 5)) {
+    halves.push_back(float_to_bf16(value));
+    floats.push_back(bf16_to_float(halves.back()));
+  }
+  std::vector<std::uint16_t> f16;
+  std::vector<float> of_f16;
+  for (int i = 0; i < kN * kK; ++i) {
+    f16.push_back(static_cast<std::uint16_t>(0x3000 + i));
+    of_f16.push_back(f16_to_float(f16.back()));
+  }
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    const PackedMatrix whole(dtype, kN, kK, floats);
+    PackedMatrix pieces = PackedMatrix::unfilled(dtype, kN, kK);
+    // Unaligned, as tensors in files may be.
+    std::vector<std::byte> bytes(halves.size() * 2 + 1);
+    std::memcpy(bytes.data() + 1, halves.data(), halves.size() * 2);
+    pieces.pack_rows(DType::kBF16, bytes.data() + 1 + 32 * kK * 2, 32, 5);
+    pieces.pack_rows(DType::kBF16, bytes.data() + 1, 0, 32);
+    const PackedMatrix expected_f16(dtype, kN, kK, of_f16);
+    PackedMatrix from_f16 = PackedMatrix::unfilled(dtype, kN, kK);
+    from_f16.pack_rows(DType::kF16, reinterpret_cast<const std::byte*>(f16.data()), 0, kN);
+    for (int row = 0; row < kN; ++row) {
+      for (int k = 0; k < kK; ++k) {
+        ASSERT_EQ(pieces.at(row, k), whole.at(row, k)) << dtype_name(dtype);
+        ASSERT_EQ(from_f16.at(row, k), expected_f16.at(row, k)) << dtype_name(dtype);
+      }
+    }
+  }
 }
 
 TEST(PackedMatrix, MovingKeepsTheWeightsInPlace) {
   PackedMatrix first(DType::kF32, 1, 2, std::vector<float>{3, 4});
-  const float* panel = first.panel_f32(0);
+  const std::byte* data = first.data();
   const PackedMatrix second = std::move(first);
-  EXPECT_EQ(second.panel_f32(0), panel);
+  EXPECT_EQ(second.data(), data);
   EXPECT_EQ(second.at(0, 1), 4.0f);
+}
+
+TEST(WeightMemory, BlocksDoNotOverlapAndComeBack) {
+  std::mt19937 random(1);
+  struct Block {
+    std::byte* memory;
+    std::size_t size;
+    unsigned char mark;
+  };
+  std::vector<Block> blocks;
+  const auto is_whole = [](const Block& block) {
+    return std::all_of(block.memory, block.memory + block.size,
+                       [&](std::byte b) { return b == std::byte{block.mark}; });
+  };
+  for (int i = 0; i < 2000; ++i) {
+    if (blocks.size() < 40 && random() % 2 == 0) {
+      const std::size_t size = 1 + random() % (i % 100 == 0 ? 80u << 20 : 300u << 10);
+      Block block{allocate_weights(size), std::min<std::size_t>(size, 4096),
+                  static_cast<unsigned char>(random())};
+      ASSERT_EQ(reinterpret_cast<std::uintptr_t>(block.memory) % 64, 0u);
+      std::memset(block.memory, block.mark, block.size);
+      block.memory[size - 1] = std::byte{block.mark};
+      blocks.push_back(block);
+    } else if (!blocks.empty()) {
+      const std::size_t at = random() % blocks.size();
+      ASSERT_TRUE(is_whole(blocks[at]));
+      free_weights(blocks[at].memory);
+      blocks.erase(blocks.begin() + static_cast<std::ptrdiff_t>(at));
+    }
+  }
+  for (const Block& block : blocks) {
+    EXPECT_TRUE(is_whole(block));
+    free_weights(block.memory);
+  }
+  free_weights(nullptr);
 }
 
 }  // namespace

@@ -58,7 +58,8 @@ TEST(Variant, AnUnknownNameListsTheKnownOnes) {
   const auto result = choose_variant("sse9");
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().code, ErrorCode::kInvalidArgument);
-  EXPECT_EQ(result.error().message, "kernels: 'sse9' is not one of auto, reference, plain, avx2");
+  EXPECT_EQ(result.error().message,
+            "kernels: 'sse9' is not one of auto, reference, plain, avx2, avx512, avx512_bf16, amx");
 }
 
 TEST(Variant, AnUnknownNameInTheEnvironmentSaysWhereItStood) {

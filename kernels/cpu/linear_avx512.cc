@@ -1,0 +1,117 @@
+#include <immintrin.h>
+
+#include "kernels/cpu/avx512_store.h"
+#include "kernels/cpu/row_blocks.h"
+
+// One output is one chain of fused multiply-adds over k. Chains of several rows and panels run side
+// by side to fill the latency of the units; how many does not touch any chain's bits.
+namespace moiety::kernels::avx512 {
+namespace {
+
+/// 16 columns of one k (F32), or of one pair of k: the even, then the odd.
+struct F32 {
+  static constexpr int kSteps = 1;
+  static constexpr std::ptrdiff_t kBytes = 64;
+  [[gnu::always_inline]] static void load(const std::byte* p, __m512 (&w)[2]) {
+    w[0] = _mm512_load_ps(p);
+  }
+};
+/// A pair of BF16 is 32 bits: the even k is the lower half, the odd k the upper, which is a float
+/// once the lower is cleared.
+struct Bf16 {
+  static constexpr int kSteps = 2;
+  static constexpr std::ptrdiff_t kBytes = 64;
+  [[gnu::always_inline]] static void load(const std::byte* p, __m512 (&w)[2]) {
+    const __m512i bits = _mm512_load_si512(p);
+    w[0] = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+    w[1] = _mm512_castsi512_ps(
+        _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
+};
+struct I8 {
+  static constexpr int kSteps = 2;
+  static constexpr std::ptrdiff_t kBytes = 32;
+  [[gnu::always_inline]] static void load(const std::byte* p, __m512 (&w)[2]) {
+    const __m512i wide =
+        _mm512_cvtepi8_epi16(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
+    w[0] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(wide, 16), 16));
+    w[1] = _mm512_cvtepi32_ps(_mm512_srai_epi32(wide, 16));
+  }
+};
+
+/// The products of kSteps successive k.
+template <int kRows, int kPanels, int kSteps, class Weights>
+[[gnu::always_inline]] inline void add_products(const std::byte* weights,
+                                                std::ptrdiff_t panel_bytes,
+                                                const float* x,
+                                                std::ptrdiff_t x_stride,
+                                                __m512 (&sums)[kRows][kPanels]) {
+  __m512 w[kPanels][2];
+  unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
+    Weights::load(weights + p.value * panel_bytes, w[p.value]);
+  });
+  unrolled<kSteps>([&](auto s) __attribute__((always_inline)) {
+    unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+      const __m512 input = _mm512_set1_ps(x[r.value * x_stride + s.value]);
+      unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
+        sums[r.value][p.value] =
+            _mm512_fmadd_ps(input, w[p.value][s.value], sums[r.value][p.value]);
+      });
+    });
+  });
+}
+
+template <class Weights>
+struct Fma {
+  static constexpr int max_panels(int) { return 4; }
+
+  template <int kRows, int kPanels>
+  static void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {
+    const std::byte* weights = tile.weights + panel * tile.panel_bytes;
+    const float* x = tile.x + row * tile.x_stride;
+    const std::ptrdiff_t panel_bytes = tile.panel_bytes;
+    const std::ptrdiff_t x_stride = tile.x_stride;
+    __m512 sums[kRows][kPanels] = {};
+    std::int32_t k = tile.k;
+    for (; k >= Weights::kSteps; k -= Weights::kSteps) {
+      add_products<kRows, kPanels, Weights::kSteps, Weights>(weights, panel_bytes, x, x_stride,
+                                                             sums);
+      weights += Weights::kBytes;
+      x += Weights::kSteps;
+    }
+    // The last k of an odd count has no partner: x ends here.
+    if (k > 0) add_products<kRows, kPanels, 1, Weights>(weights, panel_bytes, x, x_stride, sums);
+    store_sums(tile, panel, row, sums);
+  }
+};
+
+}  // namespace
+
+void linear_tile(const LinearTile& tile) {
+  switch (tile.type) {
+    case WeightType::kF32:
+      return RowBlocks<Fma<F32>, 6, 4>::all(tile);
+    case WeightType::kBF16:
+      return RowBlocks<Fma<Bf16>, 6, 4>::all(tile);
+    case WeightType::kI8:
+      return RowBlocks<Fma<I8>, 6, 4>::all(tile);
+  }
+}
+
+void to_bf16(const float* x, std::size_t size, std::uint16_t* half) {
+  for (std::size_t i = 0; i < size; i += 16) {
+    const std::size_t left = size - i;
+    const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1);
+    const __m512 value = _mm512_maskz_loadu_ps(mask, x + i);
+    const __m512i bits = _mm512_castps_si512(value);
+    const __m512i upper = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_srli_epi32(
+        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    const __m512i result = _mm512_mask_or_epi32(rounded, is_nan, upper, _mm512_set1_epi32(0x40));
+    _mm256_mask_storeu_epi16(half + i, mask, _mm512_cvtepi32_epi16(result));
+  }
+}
+
+}  // namespace moiety::kernels::avx512

@@ -1,0 +1,127 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/implementations.h"
+
+/// Sums, rounding to BF16 and the KV cache's layout (kv_layout.h) in portable loops that compilers
+/// vectorise, compiled once per instruction set: `Unit` is a type of the including file's unnamed
+/// namespace, so that no copy is shared between files.
+namespace moiety::kernels {
+
+/// bits[i] = x[i] rounded to nearest even, in the upper half; the lower half is zero. A NaN keeps
+/// its upper bits and becomes quiet. x may be what bits points to.
+template <class Unit>
+inline void round_to_upper_half(const float* x, std::size_t size, std::uint32_t* bits) {
+  for (std::size_t i = 0; i < size; ++i) {
+    const auto word = __builtin_bit_cast(std::uint32_t, x[i]);
+    const bool is_nan = (word & 0x7fffffffu) > 0x7f800000u;
+    const std::uint32_t rounded = word + 0x7fffu + ((word >> 16) & 1u);
+    bits[i] = (is_nan ? word | 0x400000u : rounded) & 0xffff0000u;
+  }
+}
+
+template <class Unit>
+inline void round_bf16_rows(float* x, std::size_t size) {
+  constexpr std::size_t kChunk = 64;
+  std::uint32_t bits[kChunk];
+  for (std::size_t begin = 0; begin < size; begin += kChunk) {
+    const std::size_t count = size - begin < kChunk ? size - begin : kChunk;
+    round_to_upper_half<Unit>(x + begin, count, bits);
+    __builtin_memcpy(x + begin, bits, count * sizeof(float));
+  }
+}
+
+template <class Unit>
+inline void add_rows(float* sum, const float* x, float scale, std::size_t size) {
+  for (std::size_t i = 0; i < size; ++i) sum[i] += scale * x[i];
+}
+
+template <class Unit>
+class KvStore {
+ public:
+  static void run(const StoreTask& task) {
+    for (std::int32_t i = 0; i < task.count; ++i) {
+      const std::int32_t token = task.token + i;
+      const float* k = task.new_k + i * task.stride;
+      const float* v = task.new_v + i * task.stride;
+      if (!task.is_bf16) {
+        store_f32(task, token, k, v);
+        continue;
+      }
+      store_keys(task, token, k);
+      if (token % 2 == 0 && i + 1 < task.count) {
+        store_value_pair(task, token, v, v + task.stride);
+      } else if (token % 2 == 0 || i == 0) {
+        store_value(task, token, v);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::int32_t kChunk = 64;
+
+  static void store_f32(const StoreTask& task, std::int32_t token, const float* k, const float* v) {
+    auto* keys = reinterpret_cast<float*>(task.k) + token;
+    for (std::int32_t d = 0; d < task.head_dim; ++d) keys[std::ptrdiff_t{d} * kBlockTokens] = k[d];
+    __builtin_memcpy(task.v + token * (task.head_dim * sizeof(float)), v,
+                     static_cast<std::size_t>(task.head_dim) * sizeof(float));
+  }
+
+  static void store_keys(const StoreTask& task, std::int32_t token, const float* k) {
+    for (std::int32_t begin = 0; begin < task.head_dim; begin += kChunk) {
+      const std::int32_t count = count_at(task, begin);
+      std::uint32_t bits[kChunk];
+      round_to_upper_half<Unit>(k + begin, static_cast<std::size_t>(count), bits);
+      std::byte* pairs = task.k + std::ptrdiff_t{begin} * kBlockTokens * 2;
+      for (std::int32_t d = 0; d + 1 < count; d += 2) {
+        const std::uint32_t pair = bits[d] >> 16 | bits[d + 1];
+        __builtin_memcpy(pairs + (std::ptrdiff_t{d} * kBlockTokens + 2 * token) * 2, &pair, 4);
+      }
+      if (count % 2 != 0) {
+        const auto last = static_cast<std::uint16_t>(bits[count - 1] >> 16);
+        __builtin_memcpy(pairs + (std::ptrdiff_t{count - 1} * kBlockTokens + token) * 2, &last, 2);
+      }
+    }
+  }
+
+  /// Tokens `token`, which is even, and `token` + 1.
+  static void store_value_pair(const StoreTask& task,
+                               std::int32_t token,
+                               const float* even,
+                               const float* odd) {
+    for (std::int32_t begin = 0; begin < task.head_dim; begin += kChunk) {
+      const std::int32_t count = count_at(task, begin);
+      std::uint32_t low[kChunk];
+      std::uint32_t high[kChunk];
+      round_to_upper_half<Unit>(even + begin, static_cast<std::size_t>(count), low);
+      round_to_upper_half<Unit>(odd + begin, static_cast<std::size_t>(count), high);
+      for (std::int32_t d = 0; d < count; ++d) low[d] = low[d] >> 16 | high[d];
+      __builtin_memcpy(value_words(task, token, begin), low, static_cast<std::size_t>(count) * 4);
+    }
+  }
+
+  /// One token. The other one of its pair is not written: another thread may be storing it.
+  static void store_value(const StoreTask& task, std::int32_t token, const float* v) {
+    for (std::int32_t begin = 0; begin < task.head_dim; begin += kChunk) {
+      const std::int32_t count = count_at(task, begin);
+      std::uint32_t bits[kChunk];
+      round_to_upper_half<Unit>(v + begin, static_cast<std::size_t>(count), bits);
+      std::byte* words = value_words(task, token, begin) + token % 2 * 2;
+      for (std::int32_t d = 0; d < count; ++d) {
+        const auto half = static_cast<std::uint16_t>(bits[d] >> 16);
+        __builtin_memcpy(words + std::ptrdiff_t{d} * 4, &half, 2);
+      }
+    }
+  }
+
+  static std::int32_t count_at(const StoreTask& task, std::int32_t begin) {
+    return task.head_dim - begin < kChunk ? task.head_dim - begin : kChunk;
+  }
+  static std::byte* value_words(const StoreTask& task, std::int32_t token, std::int32_t d) {
+    return task.v + (std::ptrdiff_t{token / 2} * task.head_dim + d) * 4;
+  }
+};
+
+}  // namespace moiety::kernels
