@@ -38,6 +38,7 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   std::string listen = "127.0.0.1:0";
   std::string placement = "membership";
   std::string dtype = "bf16";
+  std::string expert_dtype;
   CLI::App app(
       "The coordinator of a Moiety cluster: starts and stops the workers of this machine, places "
       "experts on them, "
@@ -91,9 +92,12 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
                  "At shutdown, how long routers may finish requests")
       ->check(CLI::Range(0, 86400))
       ->capture_default_str();
-  app.add_option("--dtype", dtype, "Expert weights in memory")
+  app.add_option("--dtype", dtype, "Weights and GEMM inputs as bf16 or f32")
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->capture_default_str();
+  app.add_option("--expert-dtype", expert_dtype,
+                 "The workers' experts as bf16, f32 or int8; as --dtype unless given")
+      ->check(CLI::IsMember({"bf16", "f32", "int8"}));
   app.add_option("--kernels", options.kernels, "Kernel variant of the workers")
       ->capture_default_str();
   app.add_option("--threads-per-worker", options.threads_per_worker,
@@ -117,7 +121,8 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   } catch (const CLI::ParseError& error) {
     return fail(ErrorCode::kInvalidArgument, std::string(error.what()) + " (see --help)");
   }
-  options.dtype = dtype == "f32" ? DType::kF32 : DType::kBF16;
+  MOIETY_ASSIGN(options.dtype, parse_dtype_flag(dtype, false));
+  MOIETY_ASSIGN(options.expert_dtype, expert_dtype_for(options.dtype, expert_dtype));
   MOIETY_ASSIGN(options.placement, planner::parse_policy(placement));
   for (const std::string& each : deploy) {
     MOIETY_ASSIGN(auto parsed, parse_deploy(each));

@@ -30,7 +30,8 @@ struct Options {
   std::uint32_t operation_timeout_s = 120;
   std::uint32_t drain_timeout_s = 660;
   std::uint32_t shutdown_grace_s = 15;
-  DType dtype = DType::kBF16;
+  DType dtype = DType::kBF16;         ///< of rows and dense weights
+  DType expert_dtype = DType::kBF16;  ///< of the workers' experts
   std::string kernels = "auto";
   std::uint32_t threads_per_worker = 0;  ///< 0: cores / workers, at least 1
   bool restart_workers = true;

@@ -95,7 +95,7 @@ Result<Setup> prepare(const Options& options) {
   setup.model = std::filesystem::canonical(options.model);
 
   ClusterConfig& cluster = setup.cluster;
-  cluster.model = model_shape(checkpoint, options.dtype);
+  cluster.model = model_shape(checkpoint, options.expert_dtype);
   cluster.served_name =
       options.served_name.empty() ? setup.model.filename().string() : options.served_name;
   cluster.coordinator_instance = random_hex(2);
@@ -143,7 +143,9 @@ LocalFleet::Options local_workers(const Options& options,
                                           "--threads",
                                           std::to_string(setup.threads_per_worker),
                                           "--dtype",
-                                          options.dtype == DType::kF32 ? "f32" : "bf16",
+                                          std::string(dtype_flag(options.dtype)),
+                                          "--expert-dtype",
+                                          std::string(dtype_flag(options.expert_dtype)),
                                           "--kernels",
                                           options.kernels};
   fleet.command = [fixed](WorkerId worker, std::uint64_t incarnation) {

@@ -2,26 +2,26 @@
 
 #include <algorithm>
 
+#include "common/check.h"
 #include "kernels/elementwise.h"
 
 namespace moiety {
 namespace {
 
-// Enough to reuse an expert's weights, small enough to share out.
-constexpr std::size_t kRowsPerTask = 32;
 // Of one layer: bounds what a batch can make us allocate.
 constexpr std::int32_t kMaxExperts = 1 << 16;
+// Below this many bytes copying rows on several threads costs more than it saves.
+constexpr std::size_t kSerialBytes = 128 << 10;
 
 }  // namespace
 
-Result<void> ExpertRunner::run(const ExpertStore& store,
-                               std::int32_t layer,
-                               std::int32_t hidden_size,
-                               std::span<const float> rows,
-                               const PairList& pairs,
-                               std::span<float> pair_rows) {
+Result<void> ExpertRunner::compute(const ExpertStore& store,
+                                   std::int32_t layer,
+                                   std::int32_t hidden_size,
+                                   std::span<const float> rows,
+                                   const PairList& pairs) {
   const auto hidden = static_cast<std::size_t>(hidden_size);
-  if (rows.size() != pairs.num_rows() * hidden || pair_rows.size() != pairs.num_pairs() * hidden) {
+  if (rows.size() != pairs.num_rows() * hidden) {
     return fail(ErrorCode::kInvalidArgument, "rows and pairs of a batch do not fit each other");
   }
   // A stable counting sort of the pairs by expert: within an expert, pairs keep row order.
@@ -33,13 +33,13 @@ Result<void> ExpertRunner::run(const ExpertStore& store,
     }
     max_expert = std::max(max_expert, expert);
   }
-  std::vector<std::size_t> offsets(static_cast<std::size_t>(max_expert) + 2, 0);
-  for (std::int32_t expert : pairs.experts) ++offsets[static_cast<std::size_t>(expert) + 1];
-  std::vector<std::shared_ptr<const kernels::ExpertWeights>> resident;
-  std::vector<Task> tasks;
-  for (std::size_t expert = 0; expert + 1 < offsets.size(); ++expert) {
-    const std::size_t count = offsets[expert + 1];
-    offsets[expert + 1] += offsets[expert];
+  offsets_.assign(static_cast<std::size_t>(max_expert) + 2, 0);
+  for (std::int32_t expert : pairs.experts) ++offsets_[static_cast<std::size_t>(expert) + 1];
+  resident_.clear();
+  groups_.clear();
+  for (std::size_t expert = 0; expert + 1 < offsets_.size(); ++expert) {
+    const std::int32_t count = offsets_[expert + 1];
+    offsets_[expert + 1] += offsets_[expert];
     if (count == 0) continue;
     auto weights = store.find({layer, static_cast<std::int32_t>(expert)});
     if (weights == nullptr || weights->gate.k() != hidden_size) {
@@ -47,58 +47,81 @@ Result<void> ExpertRunner::run(const ExpertStore& store,
                                                       " of layer " + std::to_string(layer) +
                                                       " is not loaded here");
     }
-    resident.push_back(std::move(weights));
-    for (std::size_t first = 0; first < count; first += kRowsPerTask) {
-      tasks.push_back({resident.size() - 1, offsets[expert] + first,
-                       offsets[expert] + std::min(count, first + kRowsPerTask)});
-    }
+    groups_.push_back({weights.get(), offsets_[expert], count});
+    resident_.push_back(std::move(weights));
   }
-  std::vector<std::size_t> pair_order(pairs.num_pairs());
-  std::vector<std::size_t> row_of_pair(pairs.num_pairs());
-  std::vector<std::size_t> next(offsets.begin(), offsets.end());
-  for (std::size_t row = 0; row < pairs.num_rows(); ++row) {
-    for (std::size_t pair = pairs.row_offsets[row]; pair < pairs.row_offsets[row + 1]; ++pair) {
-      row_of_pair[pair] = row;
-      pair_order[next[static_cast<std::size_t>(pairs.experts[pair])]++] = pair;
-    }
-  }
+  place_of_.resize(pairs.num_pairs());
+  if (groups_.empty()) return {};
+  const DType dtype = groups_.front().weights->gate.dtype();
 
-  scratch_.resize(pool_.num_threads());
-  pool_.parallel_for(tasks.size(), [&](std::size_t index, std::size_t thread) {
-    const Task& task = tasks[index];
-    const kernels::ExpertWeights& weights = *resident[task.expert];
-    const std::size_t count = task.last - task.first;
-    const auto m = static_cast<std::int32_t>(count);
-    std::vector<float>& scratch = scratch_[thread];
-    const std::size_t need = 2 * count * hidden + kernels::expert_scratch_floats(weights, m);
-    if (scratch.size() < need) scratch.resize(need);
-    float* x = scratch.data();
-    float* y = x + count * hidden;
-    for (std::size_t i = 0; i < count; ++i) {
-      std::copy_n(&rows[row_of_pair[pair_order[task.first + i]] * hidden], hidden, x + i * hidden);
+  // Rounded once per row, then copied to every expert that wants it.
+  inputs_.reset(variant_, dtype, static_cast<std::int32_t>(pairs.num_rows()), hidden_size);
+  const auto num_pairs = static_cast<std::int32_t>(pairs.num_pairs());
+  grouped_.reset(variant_, dtype, num_pairs, hidden_size);
+  for (std::size_t pair = 0; pair < pairs.num_pairs(); ++pair) {
+    const std::int32_t place = offsets_[static_cast<std::size_t>(pairs.experts[pair])]++;
+    place_of_[pair] = place;
+  }
+  const auto spread_row = [&](std::size_t row, std::size_t) {
+    const auto index = static_cast<std::int32_t>(row);
+    inputs_.set_row(index, &rows[row * hidden]);
+    for (std::size_t pair = pairs.row_offsets[row]; pair < pairs.row_offsets[row + 1]; ++pair) {
+      grouped_.copy_row(place_of_[pair], inputs_, index);
     }
-    kernels::expert_ffn(variant_, weights, x, m, y, std::span(scratch).subspan(2 * count * hidden));
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::size_t pair = pair_order[task.first + i];
-      const float weight = pairs.weights[pair];
-      float* out = &pair_rows[pair * hidden];
-      for (std::size_t j = 0; j < hidden; ++j) out[j] = weight * y[i * hidden + j];
+  };
+  for_rows(pairs, hidden * sizeof(bf16), spread_row);
+  results_.resize(pairs.num_pairs() * hidden);
+  experts_.run(grouped_, groups_, results_.data(), pool_);
+  return {};
+}
+
+template <class Body>
+void ExpertRunner::for_rows(const PairList& pairs, std::size_t pair_bytes, const Body& body) {
+  if (pairs.num_pairs() * pair_bytes < kSerialBytes) {
+    for (std::size_t row = 0; row < pairs.num_rows(); ++row) body(row, 0);
+  } else {
+    pool_.parallel_for(pairs.num_rows(), body);
+  }
+}
+
+Result<void> ExpertRunner::run_pairs(const ExpertStore& store,
+                                     std::int32_t layer,
+                                     std::int32_t hidden_size,
+                                     std::span<const float> rows,
+                                     const PairList& pairs,
+                                     std::span<float> pair_rows) {
+  const auto hidden = static_cast<std::size_t>(hidden_size);
+  MOIETY_TRY(compute(store, layer, hidden_size, rows, pairs));
+  MOIETY_CHECK(pair_rows.size() == pairs.num_pairs() * hidden, "one row for each pair");
+  for_rows(pairs, hidden * sizeof(float), [&](std::size_t row, std::size_t) {
+    for (std::size_t pair = pairs.row_offsets[row]; pair < pairs.row_offsets[row + 1]; ++pair) {
+      const std::span<float> out = pair_rows.subspan(pair * hidden, hidden);
+      std::fill(out.begin(), out.end(), 0.0f);
+      kernels::add(out, &results_[static_cast<std::size_t>(place_of_[pair]) * hidden],
+                   pairs.weights[pair]);
     }
   });
   return {};
 }
 
-void reduce_pairs(const PairList& pairs,
-                  std::int32_t hidden_size,
-                  std::span<const float> pair_rows,
-                  std::span<float> y) {
+Result<void> ExpertRunner::run_rows(const ExpertStore& store,
+                                    std::int32_t layer,
+                                    std::int32_t hidden_size,
+                                    std::span<const float> rows,
+                                    const PairList& pairs,
+                                    std::span<float> y) {
   const auto hidden = static_cast<std::size_t>(hidden_size);
-  std::fill(y.begin(), y.end(), 0.0f);
-  for (std::size_t row = 0; row < pairs.num_rows(); ++row) {
+  MOIETY_TRY(compute(store, layer, hidden_size, rows, pairs));
+  MOIETY_CHECK(y.size() == pairs.num_rows() * hidden, "one sum for each row");
+  for_rows(pairs, hidden * sizeof(float), [&](std::size_t row, std::size_t) {
+    const std::span<float> sum = y.subspan(row * hidden, hidden);
+    std::fill(sum.begin(), sum.end(), 0.0f);
     for (std::size_t pair = pairs.row_offsets[row]; pair < pairs.row_offsets[row + 1]; ++pair) {
-      kernels::add(y.subspan(row * hidden, hidden), &pair_rows[pair * hidden]);
+      kernels::add(sum, &results_[static_cast<std::size_t>(place_of_[pair]) * hidden],
+                   pairs.weights[pair]);
     }
-  }
+  });
+  return {};
 }
 
 }  // namespace moiety

@@ -25,28 +25,40 @@ class ExpertRunner {
   /// A pair's bits depend on its row, expert and weight only. kFailedPrecondition names an expert
   /// that is not resident; kInvalidArgument a list whose shape does not fit. Nothing is written
   /// then.
-  Result<void> run(const ExpertStore& store,
-                   std::int32_t layer,
-                   std::int32_t hidden_size,
-                   std::span<const float> rows,
-                   const PairList& pairs,
-                   std::span<float> pair_rows);
+  Result<void> run_pairs(const ExpertStore& store,
+                         std::int32_t layer,
+                         std::int32_t hidden_size,
+                         std::span<const float> rows,
+                         const PairList& pairs,
+                         std::span<float> pair_rows);
+
+  /// The same, with each row's pairs summed: y [num_rows, hidden_size], from zero, in slot order.
+  Result<void> run_rows(const ExpertStore& store,
+                        std::int32_t layer,
+                        std::int32_t hidden_size,
+                        std::span<const float> rows,
+                        const PairList& pairs,
+                        std::span<float> y);
 
  private:
-  struct Task {
-    std::size_t expert;       // index into `resident`
-    std::size_t first, last;  // range of the pair order
-  };
+  Result<void> compute(const ExpertStore& store,
+                       std::int32_t layer,
+                       std::int32_t hidden_size,
+                       std::span<const float> rows,
+                       const PairList& pairs);
+  template <class Body>
+  void for_rows(const PairList& pairs, std::size_t pair_bytes, const Body& body);
+
   const kernels::Variant variant_;
   ThreadPool& pool_;
-  std::vector<std::vector<float>> scratch_;  // per thread: gathered rows, results, FFN scratch
+  kernels::GroupedExperts experts_;
+  // Of the last batch. `place`: a pair's position when pairs are grouped by expert.
+  std::vector<std::int32_t> offsets_;
+  std::vector<std::shared_ptr<const kernels::ExpertWeights>> resident_;
+  std::vector<kernels::ExpertRows> groups_;
+  kernels::InputRows inputs_, grouped_;  // by row; by place
+  std::vector<std::int32_t> place_of_;   // by pair
+  std::vector<float> results_;           // by place
 };
-
-/// y[row] = sum over the row's pairs in slot order, starting from zero. y is [num_rows,
-/// hidden_size].
-void reduce_pairs(const PairList& pairs,
-                  std::int32_t hidden_size,
-                  std::span<const float> pair_rows,
-                  std::span<float> y);
 
 }  // namespace moiety

@@ -1,18 +1,33 @@
 #include "experts/store.h"
 
+#include <algorithm>
+#include <atomic>
+#include <optional>
+#include <thread>
+
+#include "common/thread_pool.h"
+#include "kernels/pack_stream.h"
+
 namespace moiety {
 namespace {
 
 Result<kernels::PackedMatrix> load_projection(const SafetensorsSet& tensors,
-                                              const std::string& name,
+                                              const MatrixSource& source,
                                               DType dtype,
                                               std::uint64_t& bytes_read) {
-  const TensorInfo* info = tensors.find(name);
-  if (info == nullptr) return fail(ErrorCode::kNotFound, "the checkpoint has no tensor " + name);
-  MOIETY_ASSIGN(const std::vector<float> values, tensors.read_floats(name));
-  bytes_read += info->num_bytes;
-  return kernels::PackedMatrix(dtype, static_cast<std::int32_t>(info->shape.at(0)),
-                               static_cast<std::int32_t>(info->shape.at(1)), values);
+  const TensorInfo* info = tensors.find(source.tensor);
+  if (info == nullptr) {
+    return fail(ErrorCode::kNotFound, "the checkpoint has no tensor " + source.tensor);
+  }
+  const std::uint64_t row_bytes =
+      static_cast<std::uint64_t>(source.columns) * dtype_bytes(info->dtype);
+  return kernels::pack_stream(dtype, source.rows, source.columns, info->dtype,
+                              [&](std::int64_t row, std::span<std::byte> out) {
+                                bytes_read += out.size();
+                                const auto begin =
+                                    static_cast<std::uint64_t>(source.first_row + row) * row_bytes;
+                                return tensors.read_range(source.tensor, begin, out);
+                              });
 }
 
 }  // namespace
@@ -20,8 +35,24 @@ Result<kernels::PackedMatrix> load_projection(const SafetensorsSet& tensors,
 ExpertStore::ExpertStore(const Checkpoint& checkpoint, DType dtype)
     : checkpoint_(checkpoint), dtype_(dtype) {}
 
+Result<void> ExpertStore::load_one(ExpertId id) {
+  const FeedForwardSource source = checkpoint_.architecture().expert_source(id.layer, id.expert);
+  const SafetensorsSet& tensors = checkpoint_.tensors();
+  auto weights = std::make_shared<kernels::ExpertWeights>();
+  std::uint64_t bytes_read = 0;
+  MOIETY_ASSIGN(weights->gate, load_projection(tensors, source.gate_proj, dtype_, bytes_read));
+  MOIETY_ASSIGN(weights->up, load_projection(tensors, source.up_proj, dtype_, bytes_read));
+  MOIETY_ASSIGN(weights->down, load_projection(tensors, source.down_proj, dtype_, bytes_read));
+  const std::lock_guard lock(mutex_);
+  bytes_read_ += bytes_read;
+  bytes_resident_ += weights->num_bytes();
+  experts_.emplace(id, std::move(weights));
+  return {};
+}
+
 Result<void> ExpertStore::load(std::span<const ExpertId> experts) {
   const Architecture& arch = checkpoint_.architecture();
+  std::set<ExpertId> wanted;
   for (const ExpertId id : experts) {
     if (id.layer < 0 || id.layer >= arch.num_layers() || id.expert < 0 ||
         id.expert >= arch.layers[static_cast<std::size_t>(id.layer)].moe.num_routed) {
@@ -29,21 +60,29 @@ Result<void> ExpertStore::load(std::span<const ExpertId> experts) {
                                                    std::to_string(id.expert) + " in layer " +
                                                    std::to_string(id.layer));
     }
-    if (find(id) != nullptr) continue;
-    const Architecture::ExpertNames names = arch.expert_names(id.layer, id.expert);
-    auto weights = std::make_shared<kernels::ExpertWeights>();
-    std::uint64_t bytes_read = 0;
-    MOIETY_ASSIGN(weights->gate,
-                  load_projection(checkpoint_.tensors(), names.gate_proj, dtype_, bytes_read));
-    MOIETY_ASSIGN(weights->up,
-                  load_projection(checkpoint_.tensors(), names.up_proj, dtype_, bytes_read));
-    MOIETY_ASSIGN(weights->down,
-                  load_projection(checkpoint_.tensors(), names.down_proj, dtype_, bytes_read));
-    const std::lock_guard lock(mutex_);
-    bytes_read_ += bytes_read;
-    bytes_resident_ += weights->num_bytes();
-    experts_.emplace(id, std::move(weights));
+    if (find(id) == nullptr) wanted.insert(id);
   }
+  const std::vector<ExpertId> missing(wanted.begin(), wanted.end());
+  std::atomic<std::size_t> next{0};
+  std::mutex error_mutex;
+  std::optional<Error> error;
+  const auto work = [&] {
+    for (std::size_t i; (i = next.fetch_add(1)) < missing.size();) {
+      if (auto loaded = load_one(missing[i]); !loaded) {
+        const std::lock_guard lock(error_mutex);
+        if (!error) error = loaded.error();
+        next = missing.size();
+      }
+    }
+  };
+  {
+    // Threads of our own: the pool may be computing with other experts meanwhile.
+    std::vector<std::jthread> threads;
+    const std::size_t count = std::min(available_cores(), missing.size());
+    for (std::size_t i = 1; i < count; ++i) threads.emplace_back(work);
+    work();
+  }
+  if (error) return *error;
   return {};
 }
 

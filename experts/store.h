@@ -19,11 +19,11 @@ namespace moiety {
 /// expert keeps it alive.
 class ExpertStore {
  public:
-  /// `checkpoint` outlives the store. Weights are packed as `dtype`.
+  /// `checkpoint` outlives the store. Weights are packed as `dtype`: F32, BF16 or I8.
   ExpertStore(const Checkpoint& checkpoint, DType dtype);
 
-  /// Reads and packs experts; those that are resident already cost nothing. On an error those
-  /// loaded before it stay.
+  /// Reads and packs experts on all cores; those that are resident already cost nothing. On an
+  /// error those loaded before it stay. One load at a time.
   Result<void> load(std::span<const ExpertId> experts);
   /// Drops every expert that is not in `experts`.
   void keep_only(const std::set<ExpertId>& experts);
@@ -39,6 +39,7 @@ class ExpertStore {
   std::uint64_t bytes_read() const;
 
  private:
+  Result<void> load_one(ExpertId id);
   const Checkpoint& checkpoint_;
   const DType dtype_;
   mutable std::mutex mutex_;

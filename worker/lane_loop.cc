@@ -61,20 +61,25 @@ Result<std::vector<std::byte>> LaneLoop::compute(const fabric::Event& event) {
                                                  " values, the model has " +
                                                  std::to_string(hidden_size_));
   }
-  if (dispatch.dtype != store_.dtype()) {
+  const DType inputs = store_.dtype() == DType::kF32 ? DType::kF32 : DType::kBF16;
+  if (dispatch.dtype != inputs) {
     return fail(ErrorCode::kInvalidArgument,
                 "rows come as " + std::string(dtype_name(dispatch.dtype)) +
-                    ", this worker serves " + std::string(dtype_name(store_.dtype())) +
+                    ", this worker's experts take " + std::string(dtype_name(inputs)) +
                     ": start routers and workers with the same --dtype");
   }
   const auto hidden = static_cast<std::size_t>(dispatch.hidden_size);
-  pair_rows_.resize(dispatch.pairs.num_pairs() * hidden);
-  MOIETY_TRY(runner_.run(store_, static_cast<std::int32_t>(header.layer), dispatch.hidden_size,
-                         dispatch.rows, dispatch.pairs, pair_rows_));
+  const auto layer = static_cast<std::int32_t>(header.layer);
+  if (dispatch.combine == CombineMode::kPerExpert) {
+    rows_.resize(dispatch.pairs.num_pairs() * hidden);
+    MOIETY_TRY(runner_.run_pairs(store_, layer, dispatch.hidden_size, dispatch.rows, dispatch.pairs,
+                                 rows_));
+  } else {
+    rows_.resize(dispatch.pairs.num_rows() * hidden);
+    MOIETY_TRY(runner_.run_rows(store_, layer, dispatch.hidden_size, dispatch.rows, dispatch.pairs,
+                                rows_));
+  }
   rows_processed_ += dispatch.pairs.num_pairs();
-  if (dispatch.combine == CombineMode::kPerExpert) return encode_rows(pair_rows_);
-  rows_.resize(dispatch.pairs.num_rows() * hidden);
-  reduce_pairs(dispatch.pairs, dispatch.hidden_size, pair_rows_, rows_);
   return encode_rows(rows_);
 }
 

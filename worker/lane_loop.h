@@ -40,7 +40,6 @@ class LaneLoop {
   const std::int32_t hidden_size_;
   const std::uint64_t worker_id_;
   const std::uint64_t incarnation_;
-  std::vector<float> pair_rows_;
   std::vector<float> rows_;
   std::atomic<bool> stop_{false};
   std::atomic<std::uint64_t> dispatches_{0};

@@ -9,6 +9,7 @@
 int main(int argc, char** argv) {
   moiety::WorkerOptions options;
   std::string dtype = "bf16";
+  std::string expert_dtype;
   CLI::App app(
       "Moiety worker: holds routed experts and computes them for routers. The coordinator starts "
       "it. The cluster's secret comes from the environment variable MOIETY_TOKEN.");
@@ -27,7 +28,12 @@ int main(int argc, char** argv) {
   app.add_option("--dtype", dtype, "Weights as bf16 or f32")
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->capture_default_str();
-  app.add_option("--kernels", options.kernels, "Kernel variant: auto, avx2, plain, reference")
+  app.add_option(
+         "--expert-dtype", expert_dtype,
+         "Experts as bf16, f32 or int8 (a scale per output channel); as --dtype unless given")
+      ->check(CLI::IsMember({"bf16", "f32", "int8"}));
+  app.add_option("--kernels", options.kernels,
+                 "Kernel variant: auto, amx, avx512_bf16, avx512, avx2, plain, reference")
       ->capture_default_str();
   app.add_option("--orphan-timeout", options.orphan_timeout_s,
                  "Seconds to go on without a coordinator before exiting; 0 = for ever")
@@ -37,10 +43,13 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 1;
   }
-  options.dtype = dtype == "f32" ? moiety::DType::kF32 : moiety::DType::kBF16;
   if (const char* token = std::getenv("MOIETY_TOKEN")) options.token = token;
   moiety::init_logging("worker " + std::to_string(options.id));
-  const auto outcome = moiety::guarded([&] { return moiety::run_worker(options); });
+  const auto outcome = moiety::guarded([&]() -> moiety::Result<void> {
+    MOIETY_ASSIGN(const moiety::DType dense, moiety::parse_dtype_flag(dtype, false));
+    MOIETY_ASSIGN(options.expert_dtype, moiety::expert_dtype_for(dense, expert_dtype));
+    return moiety::run_worker(options);
+  });
   if (!outcome) {
     std::fprintf(stderr, "moiety-worker: %s\n", outcome.error().message.c_str());
     return 1;

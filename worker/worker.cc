@@ -167,7 +167,7 @@ Result<void> run_worker(const WorkerOptions& options) {
   MOIETY_ASSIGN(const kernels::Variant variant, kernels::choose_variant(options.kernels));
   MOIETY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(options.model));
   ThreadPool pool(options.threads);
-  ExpertStore store(checkpoint, options.dtype);
+  ExpertStore store(checkpoint, options.expert_dtype);
   ExpertRunner runner(variant, pool);
   MOIETY_ASSIGN(
       const std::unique_ptr<fabric::WorkerPort> port,

@@ -17,7 +17,7 @@ struct WorkerOptions {
   std::string bind_host = "127.0.0.1";  ///< of the lane's port and of /metrics
   std::uint16_t http_port = 0;          ///< of /metrics and /health; 0 = a free one
   std::size_t threads = 0;              ///< 0 = one per core
-  DType dtype = DType::kBF16;
+  DType expert_dtype = DType::kBF16;
   std::string kernels = "auto";
   std::string token;  ///< the cluster's secret
   std::uint32_t orphan_timeout_s = 60;

@@ -54,13 +54,13 @@ TEST_P(RunTest, APairsBitsDoNotDependOnItsCompany) {
   for (const std::size_t threads : {1u, 3u}) {
     ThreadPool pool(threads);
     ExpertRunner runner(GetParam(), pool);
-    ASSERT_TRUE(runner.run(store_, 1, kHidden, rows, pairs, together));
+    ASSERT_TRUE(runner.run_pairs(store_, 1, kHidden, rows, pairs, together));
     for (std::size_t row = 0; row < pairs.num_rows(); ++row) {
       for (std::size_t pair = pairs.row_offsets[row]; pair < pairs.row_offsets[row + 1]; ++pair) {
         const PairList one{{0, 1}, {pairs.experts[pair]}, {pairs.weights[pair]}};
         std::vector<float> alone(kHidden, NAN);
-        ASSERT_TRUE(runner.run(store_, 1, kHidden, std::span(rows).subspan(row * kHidden, kHidden),
-                               one, alone));
+        ASSERT_TRUE(runner.run_pairs(store_, 1, kHidden,
+                                     std::span(rows).subspan(row * kHidden, kHidden), one, alone));
         EXPECT_TRUE(std::equal(alone.begin(), alone.end(), &together[pair * kHidden]));
       }
     }
@@ -71,14 +71,35 @@ TEST_P(RunTest, EmptyBatchesAndRowsWithoutPairs) {
   ASSERT_TRUE(store_.load(all_routed_experts(checkpoint_.architecture())));
   ThreadPool pool(2);
   ExpertRunner runner(GetParam(), pool);
-  EXPECT_TRUE(runner.run(store_, 0, kHidden, {}, {{0}, {}, {}}, {}));
+  EXPECT_TRUE(runner.run_pairs(store_, 0, kHidden, {}, {{0}, {}, {}}, {}));
   const std::vector<float> rows = random_rows(2);
   std::vector<float> pair_rows;
   const PairList none{{0, 0, 0}, {}, {}};
-  EXPECT_TRUE(runner.run(store_, 0, kHidden, rows, none, pair_rows));
+  EXPECT_TRUE(runner.run_pairs(store_, 0, kHidden, rows, none, pair_rows));
   std::vector<float> y(2 * kHidden, NAN);
-  reduce_pairs(none, kHidden, pair_rows, y);
+  EXPECT_TRUE(runner.run_rows(store_, 0, kHidden, rows, none, y));
   EXPECT_EQ(y, std::vector<float>(2 * kHidden, 0.0f));
+}
+
+TEST_P(RunTest, ARowIsTheSumOfItsPairsInSlotOrder) {
+  ASSERT_TRUE(store_.load(all_routed_experts(checkpoint_.architecture())));
+  const std::vector<float> rows = random_rows(70);
+  const PairList pairs = random_pairs(70, 4, 5);
+  std::vector<float> pair_rows(pairs.num_pairs() * kHidden, NAN);
+  std::vector<float> y(pairs.num_rows() * kHidden, NAN);
+  for (const std::size_t threads : {1u, 3u}) {
+    ThreadPool pool(threads);
+    ExpertRunner runner(GetParam(), pool);
+    ASSERT_TRUE(runner.run_pairs(store_, 1, kHidden, rows, pairs, pair_rows));
+    ASSERT_TRUE(runner.run_rows(store_, 1, kHidden, rows, pairs, y));
+    for (std::size_t row = 0; row < pairs.num_rows(); ++row) {
+      std::vector<float> sum(kHidden, 0.0f);
+      for (std::size_t pair = pairs.row_offsets[row]; pair < pairs.row_offsets[row + 1]; ++pair) {
+        for (std::size_t i = 0; i < kHidden; ++i) sum[i] += pair_rows[pair * kHidden + i];
+      }
+      ASSERT_TRUE(std::equal(sum.begin(), sum.end(), &y[row * kHidden])) << "row " << row;
+    }
+  }
 }
 
 TEST_P(RunTest, AnExpertThatIsNotLoadedIsNamed) {
@@ -88,12 +109,12 @@ TEST_P(RunTest, AnExpertThatIsNotLoadedIsNamed) {
   ExpertRunner runner(GetParam(), pool);
   const std::vector<float> rows = random_rows(1);
   std::vector<float> out(kHidden);
-  const auto outcome = runner.run(store_, 0, kHidden, rows, {{0, 1}, {3}, {1.0f}}, out);
+  const auto outcome = runner.run_pairs(store_, 0, kHidden, rows, {{0, 1}, {3}, {1.0f}}, out);
   ASSERT_FALSE(outcome);
   EXPECT_EQ(outcome.error().code, ErrorCode::kFailedPrecondition);
   EXPECT_NE(outcome.error().message.find("expert 3 of layer 0"), std::string::npos);
-  EXPECT_FALSE(runner.run(store_, 0, kHidden, rows, {{0, 1}, {-1}, {1.0f}}, out));
-  EXPECT_FALSE(runner.run(store_, 0, kHidden + 1, rows, {{0, 1}, {1}, {1.0f}}, out));
+  EXPECT_FALSE(runner.run_pairs(store_, 0, kHidden, rows, {{0, 1}, {-1}, {1.0f}}, out));
+  EXPECT_FALSE(runner.run_pairs(store_, 0, kHidden + 1, rows, {{0, 1}, {1}, {1.0f}}, out));
 }
 
 INSTANTIATE_TEST_SUITE_P(AllVariants,
