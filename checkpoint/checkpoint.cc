@@ -1,5 +1,6 @@
 #include "checkpoint/checkpoint.h"
 
+#include <algorithm>
 #include <set>
 
 namespace moiety {
@@ -35,6 +36,46 @@ class NameList {
   std::size_t count_ = 0;
 };
 
+constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
+constexpr std::string_view kHead = "lm_head.weight";
+
+// The form in which these files store experts: the one whose first expert is there, else the usual
+// one, so that the message about missing tensors has the usual names.
+std::size_t find_layout(const SafetensorsSet& set, Architecture architecture) {
+  std::int32_t layer = 0;
+  while (architecture.layers[static_cast<std::size_t>(layer)].is_dense()) ++layer;
+  for (std::size_t i = 0; i < architecture.layouts.size(); ++i) {
+    architecture.layout = i;
+    if (set.find(architecture.expert_source(layer, 0).down_proj.tensor) != nullptr) return i;
+  }
+  return 0;
+}
+
+// Tensors that some programs save and that hold nothing which config.json does not say.
+bool is_redundant(std::string_view name) { return name.ends_with(".rotary_emb.inv_freq"); }
+
+// A head beside tied embeddings must be the embedding, or one of the two files is wrong.
+Result<void> check_tied_head(const SafetensorsSet& set) {
+  const TensorInfo* head = set.find(kHead);
+  const TensorInfo* embedding = set.find(kEmbedding);
+  if (head == nullptr) return {};
+  bool same = head->dtype == embedding->dtype && head->shape == embedding->shape;
+  constexpr std::uint64_t kPiece = std::uint64_t{1} << 20;
+  std::vector<std::byte> a, b;
+  for (std::uint64_t begin = 0; same && begin < head->num_bytes; begin += kPiece) {
+    a.resize(std::min(kPiece, head->num_bytes - begin));
+    b.resize(a.size());
+    MOIETY_TRY(set.read_range(kHead, begin, a));
+    MOIETY_TRY(set.read_range(kEmbedding, begin, b));
+    same = a == b;
+  }
+  if (same) return {};
+  return fail(ErrorCode::kInvalidArgument,
+              set.files()[head->file].string() +
+                  ": tensor 'lm_head.weight' differs from the embedding, but config.json says "
+                  "tie_word_embeddings: true; one of the two is wrong");
+}
+
 Result<void> check_tensors(const SafetensorsSet& set, const Architecture& architecture) {
   const std::vector<ExpectedTensor> expected = expected_tensors(architecture);
   NameList missing;
@@ -65,12 +106,19 @@ Result<void> check_tensors(const SafetensorsSet& set, const Architecture& archit
     }
   }
   if (!missing.empty()) {
-    return fail(ErrorCode::kInvalidArgument,
-                "the weights lack " + missing.text() + ", which config.json asks for");
+    std::string why = "the weights lack " + missing.text() + ", which config.json asks for";
+    if (set.find(kHead) == nullptr && !architecture.tie_embeddings) {
+      why += " (tie_word_embeddings is false, so the head needs weights of its own)";
+    }
+    return fail(ErrorCode::kInvalidArgument, std::move(why));
+  }
+  if (architecture.tie_embeddings) {
+    MOIETY_TRY(check_tied_head(set));
+    known.insert(kHead);
   }
   NameList unknown;
   for (const auto& [name, info] : set.tensors()) {
-    if (!known.contains(name)) unknown.add(name);
+    if (!known.contains(name) && !is_redundant(name)) unknown.add(name);
   }
   for (const auto& [name, info] : set.other_tensors()) {
     if (!known.contains(name)) unknown.add(name);
@@ -120,6 +168,7 @@ Result<Checkpoint> Checkpoint::open(const std::filesystem::path& folder) {
   }
   MOIETY_ASSIGN(Architecture architecture, read_architecture(folder));
   MOIETY_ASSIGN(SafetensorsSet tensors, SafetensorsSet::open_folder(folder));
+  architecture.layout = find_layout(tensors, architecture);
   const auto checked = check_tensors(tensors, architecture);
   if (!checked) return with_context(folder.string(), checked.error());
   MOIETY_ASSIGN(std::string fingerprint, tensors.fingerprint());

@@ -70,6 +70,10 @@ class SafetensorsSet {
                           std::span<std::byte> out) const;
   /// Reads a tensor of F32, BF16 or F16 as floats (exact).
   Result<std::vector<float>> read_floats(std::string_view name) const;
+  /// Reads `count` elements of such a tensor from element `first` on, and no other bytes.
+  Result<std::vector<float>> read_floats(std::string_view name,
+                                         std::int64_t first,
+                                         std::int64_t count) const;
   /// Reads a tensor of I64 or I32 as 64-bit integers.
   Result<std::vector<std::int64_t>> read_integers(std::string_view name) const;
 

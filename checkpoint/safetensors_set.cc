@@ -255,15 +255,26 @@ Error SafetensorsSet::wrong_dtype(std::string_view name,
 Result<std::vector<float>> SafetensorsSet::read_floats(std::string_view name) const {
   const TensorInfo* info = find(name);
   if (info == nullptr) return unreadable(name);
+  return read_floats(name, 0, info->num_elements());
+}
+
+Result<std::vector<float>> SafetensorsSet::read_floats(std::string_view name,
+                                                       std::int64_t first,
+                                                       std::int64_t count) const {
+  const TensorInfo* info = find(name);
+  if (info == nullptr) return unreadable(name);
   if (info->dtype != DType::kF32 && info->dtype != DType::kBF16 && info->dtype != DType::kF16) {
     return wrong_dtype(name, *info, "F32, BF16 or F16");
   }
-  std::vector<float> values(static_cast<std::size_t>(info->num_elements()));
+  MOIETY_CHECK(first >= 0 && count >= 0 && first <= info->num_elements() - count,
+               "elements outside of tensor " + std::string(name));
+  std::vector<float> values(static_cast<std::size_t>(count));
   const std::span<std::byte> bytes = std::as_writable_bytes(std::span(values));
   // Narrow numbers are read into the upper half of the result and widened from the front: element i
   // is written at 4i, at or before 2n + 2i where it and all later ones are read.
-  const std::span<std::byte> source = bytes.last(info->num_bytes);
-  MOIETY_TRY(read(name, source));
+  const std::size_t width = dtype_bytes(info->dtype);
+  const std::span<std::byte> source = bytes.last(values.size() * width);
+  MOIETY_TRY(read_range(name, static_cast<std::uint64_t>(first) * width, source));
   if (info->dtype == DType::kF32) return values;
   for (std::size_t i = 0; i < values.size(); ++i) {
     std::uint16_t narrow;

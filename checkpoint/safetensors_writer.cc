@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors_stream.h"
 #include "common/check.h"
 
 namespace moiety {
@@ -30,6 +31,38 @@ std::string json_string(std::string_view text) {
   return quoted + '"';
 }
 
+// The header's tensors, one by one, in the order of their data.
+class HeaderText {
+ public:
+  void add(std::string_view name,
+           DType dtype,
+           std::span<const std::int64_t> shape,
+           std::uint64_t num_bytes) {
+    if (text_.size() > 1) text_ += ',';
+    text_ +=
+        json_string(name) + ":{\"dtype\":\"" + std::string(dtype_name(dtype)) + "\",\"shape\":[";
+    for (std::size_t i = 0; i < shape.size(); ++i) {
+      if (i > 0) text_ += ',';
+      text_ += std::to_string(shape[i]);
+    }
+    text_ += "],\"data_offsets\":[" + std::to_string(offset_) + ',';
+    offset_ += num_bytes;
+    text_ += std::to_string(offset_) + "]}";
+  }
+  std::uint64_t data_bytes() const { return offset_; }
+  // Length and JSON, padded so that the data begin at a multiple of eight.
+  std::string finish() && {
+    text_ += '}';
+    text_.resize((text_.size() + 7) / 8 * 8, ' ');
+    const std::uint64_t length = text_.size();
+    return std::string(reinterpret_cast<const char*>(&length), sizeof length) + text_;
+  }
+
+ private:
+  std::string text_ = "{";
+  std::uint64_t offset_ = 0;
+};
+
 // A file that appears under its name only when it is complete and on disk; otherwise it is removed.
 class TemporaryFile {
  public:
@@ -38,8 +71,8 @@ class TemporaryFile {
     temporary_ = target.string() + ".tmp." + std::to_string(::getpid()) + "." +
                  std::to_string(counter.fetch_add(1));
   }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  TemporaryFile(TemporaryFile&&) noexcept = default;
+  TemporaryFile& operator=(TemporaryFile&&) = delete;
   ~TemporaryFile() {
     if (fd_) ::unlink(temporary_.c_str());
   }
@@ -56,6 +89,23 @@ class TemporaryFile {
       if (wrote < 0 && errno == EINTR) continue;
       if (wrote < 0) return error();
       bytes = bytes.subspan(static_cast<std::size_t>(wrote));
+    }
+    return {};
+  }
+
+  Result<void> resize(std::uint64_t bytes) {
+    if (::ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0) return error();
+    return {};
+  }
+
+  Result<void> write_at(std::uint64_t offset, std::span<const std::byte> bytes) const {
+    while (!bytes.empty()) {
+      const ssize_t wrote =
+          ::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
+      if (wrote < 0 && errno == EINTR) continue;
+      if (wrote < 0) return error();
+      bytes = bytes.subspan(static_cast<std::size_t>(wrote));
+      offset += static_cast<std::uint64_t>(wrote);
     }
     return {};
   }
@@ -114,31 +164,62 @@ Result<void> SafetensorsWriter::write(const std::filesystem::path& file) const {
   std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
     return dtype_bytes(a->second.dtype) > dtype_bytes(b->second.dtype);
   });
-  std::string header = "{";
-  std::uint64_t offset = 0;
+  HeaderText header;
   for (const auto* item : order) {
-    const auto& [name, entry] = *item;
-    if (header.size() > 1) header += ',';
-    header += json_string(name) + ":{\"dtype\":\"" + std::string(dtype_name(entry.dtype)) +
-              "\",\"shape\":[";
-    for (std::size_t i = 0; i < entry.shape.size(); ++i) {
-      if (i > 0) header += ',';
-      header += std::to_string(entry.shape[i]);
-    }
-    header += "],\"data_offsets\":[" + std::to_string(offset) + ',';
-    offset += entry.data.size();
-    header += std::to_string(offset) + "]}";
+    header.add(item->first, item->second.dtype, item->second.shape, item->second.data.size());
   }
-  header += '}';
-  header.resize((header.size() + 7) / 8 * 8, ' ');
-
   TemporaryFile output(file);
   MOIETY_TRY(output.create());
-  const std::uint64_t header_bytes = header.size();
-  MOIETY_TRY(output.append(std::as_bytes(std::span(&header_bytes, 1))));
-  MOIETY_TRY(output.append(std::as_bytes(std::span(header))));
+  const std::string text = std::move(header).finish();
+  MOIETY_TRY(output.append(std::as_bytes(std::span(text))));
   for (const auto* item : order) MOIETY_TRY(output.append(item->second.data));
   return output.publish();
 }
+
+std::uint64_t SafetensorsStream::Tensor::num_bytes() const {
+  std::uint64_t bytes = dtype_bytes(dtype);
+  for (const std::int64_t size : shape) bytes *= static_cast<std::uint64_t>(size);
+  return bytes;
+}
+
+struct SafetensorsStream::State {
+  TemporaryFile output;
+  std::vector<std::uint64_t> offsets;  // of each tensor in the file, then the file's end
+};
+
+SafetensorsStream::SafetensorsStream(std::unique_ptr<State> state) : state_(std::move(state)) {}
+SafetensorsStream::SafetensorsStream(SafetensorsStream&&) noexcept = default;
+SafetensorsStream& SafetensorsStream::operator=(SafetensorsStream&&) noexcept = default;
+SafetensorsStream::~SafetensorsStream() = default;
+
+Result<SafetensorsStream> SafetensorsStream::create(const std::filesystem::path& file,
+                                                    std::span<const Tensor> tensors) {
+  auto state = std::make_unique<State>(State{TemporaryFile(file), {}});
+  HeaderText header;
+  for (const Tensor& tensor : tensors) {
+    state->offsets.push_back(header.data_bytes());
+    header.add(tensor.name, tensor.dtype, tensor.shape, tensor.num_bytes());
+  }
+  state->offsets.push_back(header.data_bytes());
+  const std::string text = std::move(header).finish();
+  for (std::uint64_t& offset : state->offsets) offset += text.size();
+  MOIETY_TRY(state->output.create());
+  MOIETY_TRY(state->output.append(std::as_bytes(std::span(text))));
+  MOIETY_TRY(state->output.resize(state->offsets.back()));
+  return SafetensorsStream(std::move(state));
+}
+
+std::uint64_t SafetensorsStream::file_bytes() const { return state_->offsets.back(); }
+
+Result<void> SafetensorsStream::write(std::size_t index,
+                                      std::uint64_t begin,
+                                      std::span<const std::byte> bytes) const {
+  MOIETY_CHECK(index + 1 < state_->offsets.size(), "no such tensor");
+  const std::uint64_t offset = state_->offsets[index] + begin;
+  MOIETY_CHECK(offset + bytes.size() <= state_->offsets[index + 1], "beyond the tensor's end");
+  return state_->output.write_at(offset, bytes);
+}
+
+Result<void> SafetensorsStream::publish() { return state_->output.publish(); }
 
 }  // namespace moiety

@@ -11,17 +11,27 @@
 
 namespace moiety {
 
-struct Model::State {
-  Architecture architecture;
-  DType dtype;
-  kernels::Variant variant;
-  ThreadPool* pool;
-  DenseWeights weights;
-};
-
 namespace {
 
 std::size_t size(std::int64_t value) { return static_cast<std::size_t>(value); }
+
+/// What a pass needs room for; kept between steps, since fresh pages cost more than some of the
+/// work that is done in them.
+struct Workspace {
+  /// Rotary tables, one of each for every entry of arch.ropes: [rows, head_dim / 2].
+  std::vector<std::vector<float>> rope_cos, rope_sin;
+  std::vector<float> x;             // residual stream [rows, hidden]
+  std::vector<float> h;             // normed [rows, hidden]
+  std::vector<float> q, k, v;       // [rows, q_size], [rows, kv_size]
+  std::vector<float> attended;      // [rows, q_size]
+  std::vector<float> out;           // what a block adds to the residual stream [rows, hidden]
+  std::vector<float> gate_logits;   // [rows, gate_rows]
+  std::vector<float> topk_weights;  // [rows, top_k]
+  std::vector<float> shares;        // [rows]: by how much always_on counts
+  kernels::InputRows inputs;        // h or attended, as the weights want it
+  kernels::InputRows gate_inputs;   // h in fp32
+  kernels::GroupedExperts always_on;
+};
 
 /// Everything that one forward pass keeps between layers.
 struct Pass {
@@ -33,27 +43,43 @@ struct Pass {
   KvCache& kv;
   MoeBackend& experts;
   const StepOptions& options;
+  Workspace& ws;
 
   std::size_t rows = 0;
   std::vector<kernels::AttentionRow> attention_rows{};
   std::vector<std::int32_t> tokens{};
-  std::vector<const GateMask*> masks{};       // per row
-  std::vector<float> rope_cos{}, rope_sin{};  // [rows, head_dim / 2]
-  std::vector<float> x{};                     // residual stream [rows, hidden]
-  std::vector<float> h{};                     // normed [rows, hidden]
+  std::vector<const GateMask*> masks{};  // per row
+  bool out_is_pending = false;           // ws.out is still to be added to the residual stream
   StepResult result{};
 
   void lay_out(std::span<const SequenceChunk> chunks);
+  void fill_rope_tables();
   void embed();
-  void norm_rows(const std::vector<float>& weight);
+  template <class Body>
+  void for_rows(const Body& body);
+  void norm_rows(const std::vector<float>& weight, bool keep_unrounded);
+  void add_out(std::size_t row);
+  void flush_out();
   void attention_block(std::int32_t index);
-  void moe_block(std::int32_t index);
-  void select(std::int32_t index,
-              std::span<const float> gate_logits,
-              std::span<float> topk_weights);
-  void shared_experts(const LayerWeights& layer, std::span<float> y);
+  void prepare_heads(const LayerWeights& layer, std::int32_t index, std::size_t row);
+  void norm_heads(const std::vector<float>& weight, std::span<float> heads);
+  void feed_forward_block(std::int32_t index);
+  void select(std::int32_t index, std::size_t row);
+  void always_on_shares(const LayerWeights& layer);
+  void always_on(const LayerWeights& layer);
   void head(std::span<const SequenceChunk> chunks);
 };
+
+/// body(row) for every row, on several threads when there are enough of them.
+template <class Body>
+void Pass::for_rows(const Body& body) {
+  constexpr std::size_t kSerialRows = 4;
+  if (rows < kSerialRows) {
+    for (std::size_t row = 0; row < rows; ++row) body(row);
+  } else {
+    pool.parallel_for(rows, [&](std::size_t row, std::size_t) { body(row); });
+  }
+}
 
 void Pass::lay_out(std::span<const SequenceChunk> chunks) {
   for (const SequenceChunk& chunk : chunks) {
@@ -65,173 +91,250 @@ void Pass::lay_out(std::span<const SequenceChunk> chunks) {
     }
   }
   rows = tokens.size();
-  const std::size_t half = size(arch.head_dim / 2);
-  rope_cos.resize(rows * half);
-  rope_sin.resize(rows * half);
-  pool.parallel_for(rows, [&](std::size_t row, std::size_t) {
-    kernels::rope_table(arch.rope.theta, arch.head_dim, attention_rows[row].position,
-                        &rope_cos[row * half], &rope_sin[row * half]);
-  });
+  fill_rope_tables();
   result.masked_mass.assign(rows, 0.0f);
   result.failed.assign(rows, 0);
   result.topk_ids.resize(size(arch.num_layers()));
   result.gate_logits.resize(size(arch.num_layers()));
 }
 
+void Pass::fill_rope_tables() {
+  const std::size_t half = size(arch.head_dim / 2);
+  ws.rope_cos.resize(arch.ropes.size());
+  ws.rope_sin.resize(arch.ropes.size());
+  for (std::size_t i = 0; i < arch.ropes.size(); ++i) {
+    ws.rope_cos[i].resize(rows * half);
+    ws.rope_sin[i].resize(rows * half);
+  }
+  for_rows([&](std::size_t row) {
+    for (std::size_t i = 0; i < arch.ropes.size(); ++i) {
+      kernels::rope_table(arch.ropes[i].frequencies, arch.ropes[i].attention_factor,
+                          attention_rows[row].position, &ws.rope_cos[i][row * half],
+                          &ws.rope_sin[i][row * half]);
+    }
+  });
+}
+
 void Pass::embed() {
   const std::size_t hidden = size(arch.hidden_size);
-  x.resize(rows * hidden);
-  h.resize(rows * hidden);
+  ws.x.resize(rows * hidden);
+  ws.h.resize(rows * hidden);
+  ws.out.resize(rows * hidden);
   for (std::size_t row = 0; row < rows; ++row) {
     MOIETY_CHECK(tokens[row] >= 0 && tokens[row] < arch.vocab_size,
                  "token id outside the vocabulary");
-    std::copy_n(&weights.embedding[size(tokens[row]) * hidden], hidden, &x[row * hidden]);
+    const float* embedding = &weights.embedding[size(tokens[row]) * hidden];
+    for (std::size_t i = 0; i < hidden; ++i) {
+      ws.x[row * hidden + i] = arch.embedding_multiplier * embedding[i];
+    }
   }
 }
 
-void Pass::norm_rows(const std::vector<float>& weight) {
+/// Adds what the last block computed for one row to the residual stream.
+void Pass::add_out(std::size_t row) {
   const std::size_t hidden = size(arch.hidden_size);
-  for (std::size_t row = 0; row < rows; ++row) {
-    kernels::rms_norm(variant, &x[row * hidden], weight.data(), arch.rms_norm_eps, arch.hidden_size,
-                      &h[row * hidden]);
+  kernels::add({&ws.x[row * hidden], hidden}, &ws.out[row * hidden], arch.residual_multiplier);
+}
+
+void Pass::flush_out() {
+  if (out_is_pending) for_rows([&](std::size_t row) { add_out(row); });
+  out_is_pending = false;
+}
+
+/// The residual stream, normed: into ws.inputs rounded, and into ws.h and ws.gate_inputs as it is
+/// when `keep_unrounded`.
+void Pass::norm_rows(const std::vector<float>& weight, bool keep_unrounded) {
+  const std::size_t hidden = size(arch.hidden_size);
+  const auto m = static_cast<std::int32_t>(rows);
+  ws.inputs.reset(variant, dtype, m, arch.hidden_size);
+  if (keep_unrounded) ws.gate_inputs.reset(variant, DType::kF32, m, arch.hidden_size);
+  for_rows([&](std::size_t row) {
+    if (out_is_pending) add_out(row);
+    float* h = &ws.h[row * hidden];
+    kernels::rms_norm(variant, &ws.x[row * hidden], weight.data(), arch.rms_norm_eps,
+                      arch.hidden_size, h);
+    ws.inputs.set_row(static_cast<std::int32_t>(row), h);
+    if (keep_unrounded) ws.gate_inputs.set_row(static_cast<std::int32_t>(row), h);
+  });
+  out_is_pending = false;
+}
+
+/// RMSNorm of one row's q or k, as the architecture has it.
+void Pass::norm_heads(const std::vector<float>& weight, std::span<float> heads) {
+  if (arch.qk_norm == QkNorm::kNone) return;
+  const std::size_t width = arch.qk_norm == QkNorm::kPerHead ? size(arch.head_dim) : heads.size();
+  for (std::size_t begin = 0; begin < heads.size(); begin += width) {
+    kernels::rms_norm(variant, &heads[begin], weight.data(), arch.rms_norm_eps,
+                      static_cast<std::int32_t>(width), &heads[begin]);
   }
+}
+
+/// From the projections of one row to what attention reads and the cache takes, in place.
+void Pass::prepare_heads(const LayerWeights& layer, std::int32_t index, std::size_t row) {
+  const std::span<float> qr(&ws.q[row * size(arch.q_size())], size(arch.q_size()));
+  const std::span<float> kr(&ws.k[row * size(arch.kv_size())], size(arch.kv_size()));
+  const std::span<float> vr(&ws.v[row * size(arch.kv_size())], size(arch.kv_size()));
+  if (!layer.q_bias.empty()) {
+    kernels::add(qr, layer.q_bias.data());
+    kernels::add(kr, layer.k_bias.data());
+    kernels::add(vr, layer.v_bias.data());
+  }
+  norm_heads(layer.q_norm, qr);
+  norm_heads(layer.k_norm, kr);
+  if (arch.clip_qkv > 0) {
+    for (const std::span<float> values : {qr, kr, vr}) kernels::clip(values, arch.clip_qkv);
+  }
+  const std::size_t table = size(arch.layers[size(index)].rope);
+  const float* cos = &ws.rope_cos[table][row * size(arch.head_dim / 2)];
+  const float* sin = &ws.rope_sin[table][row * size(arch.head_dim / 2)];
+  kernels::rope(qr.data(), arch.num_heads, arch.head_dim, cos, sin);
+  kernels::rope(kr.data(), arch.num_kv_heads, arch.head_dim, cos, sin);
+  kernels::round_inputs(dtype, qr);
 }
 
 void Pass::attention_block(std::int32_t index) {
   const LayerWeights& layer = weights.layers[size(index)];
   const auto m = static_cast<std::int32_t>(rows);
-  const std::size_t q_size = size(arch.q_size());
-  const std::size_t kv_size = size(arch.kv_size());
-  const std::size_t half = size(arch.head_dim / 2);
-  norm_rows(layer.attention_norm);
-  kernels::round_inputs(dtype, h);
-  std::vector<float> q(rows * q_size), k(rows * kv_size), v(rows * kv_size);
-  kernels::linear(variant, layer.q, h.data(), m, q.data(), pool);
-  kernels::linear(variant, layer.k, h.data(), m, k.data(), pool);
-  kernels::linear(variant, layer.v, h.data(), m, v.data(), pool);
-  const kernels::KvLayer cache = kv.layer(index);
-  pool.parallel_for(rows, [&](std::size_t row, std::size_t) {
-    float* qr = &q[row * q_size];
-    float* kr = &k[row * kv_size];
-    float* vr = &v[row * kv_size];
-    if (arch.qk_norm == QkNorm::kWholeProjection) {
-      kernels::rms_norm(variant, qr, layer.q_norm.data(), arch.rms_norm_eps, arch.q_size(), qr);
-      kernels::rms_norm(variant, kr, layer.k_norm.data(), arch.rms_norm_eps, arch.kv_size(), kr);
-    }
-    if (arch.clip_qkv > 0) {
-      kernels::clip({qr, q_size}, arch.clip_qkv);
-      kernels::clip({kr, kv_size}, arch.clip_qkv);
-      kernels::clip({vr, kv_size}, arch.clip_qkv);
-    }
-    const float* cos = &rope_cos[row * half];
-    const float* sin = &rope_sin[row * half];
-    kernels::rope(qr, arch.num_heads, arch.head_dim, cos, sin);
-    kernels::rope(kr, arch.num_kv_heads, arch.head_dim, cos, sin);
-    kernels::round_inputs(dtype, {qr, q_size});
-    kernels::store_kv(cache, attention_rows[row].block_table, attention_rows[row].position, kr, vr);
+  norm_rows(layer.attention_norm, false);
+  ws.q.resize(rows * size(arch.q_size()));
+  ws.k.resize(rows * size(arch.kv_size()));
+  ws.v.resize(rows * size(arch.kv_size()));
+  const kernels::LinearJob projections[] = {
+      {&layer.q, ws.q.data()}, {&layer.k, ws.k.data()}, {&layer.v, ws.v.data()}};
+  kernels::linear(ws.inputs, projections, pool);
+  for_rows([&](std::size_t row) { prepare_heads(layer, index, row); });
+  kernels::store_kv(kv.layer(index), attention_rows, ws.k.data(), ws.v.data(), pool);
+  ws.attended.resize(ws.q.size());
+  kernels::attention(variant, kv.layer(index), attention_rows, arch.num_heads, arch.attention_scale,
+                     arch.layers[size(index)].window, ws.q.data(), ws.attended.data(), pool);
+  ws.inputs.reset(variant, dtype, m, arch.q_size());
+  for_rows([&](std::size_t row) {
+    ws.inputs.set_row(static_cast<std::int32_t>(row), &ws.attended[row * size(arch.q_size())]);
   });
-  std::vector<float> out(rows * q_size);
-  kernels::attention(variant, cache, attention_rows, arch.num_heads, arch.attention_scale, q.data(),
-                     out.data(), pool);
-  kernels::round_inputs(dtype, out);
-  std::vector<float> projected(x.size());
-  kernels::linear(variant, layer.o, out.data(), m, projected.data(), pool);
-  kernels::add(x, projected.data());
-}
-
-void Pass::select(std::int32_t index,
-                  std::span<const float> gate_logits,
-                  std::span<float> topk_weights) {
-  const MoeDescription& moe = arch.layers[size(index)].moe;
-  const std::size_t top_k = size(moe.top_k);
-  std::vector<std::int32_t>& ids = result.topk_ids[size(index)];
-  ids.resize(rows * top_k);
-  const float share = 1.0f / static_cast<float>(arch.num_layers());
-  for (std::size_t row = 0; row < rows; ++row) {
-    const std::span<const float> logits =
-        gate_logits.subspan(row * size(moe.gate_rows), size(moe.num_routed));
-    std::span<const std::uint8_t> kept;
-    if (masks[row] != nullptr) kept = masks[row]->kept[size(index)];
-    const std::span<std::int32_t> row_ids(&ids[row * top_k], top_k);
-    const std::span<float> row_weights = topk_weights.subspan(row * top_k, top_k);
-    result.masked_mass[row] +=
-        share * kernels::select_experts(variant, logits, kept, moe.norm_topk, row_ids, row_weights);
-    if (options.replay_gate != nullptr) {
-      const std::vector<float>& replay = (*options.replay_gate)[size(index)];
-      std::vector<float> unused(top_k);
-      kernels::select_experts(
-          variant, std::span(replay).subspan(row * size(moe.gate_rows), size(moe.num_routed)), kept,
-          moe.norm_topk, row_ids, unused);
-      kernels::weigh_experts(variant, logits, kept, moe.norm_topk, row_ids, row_weights);
-    }
-    if (result.failed[row] != 0) std::fill(row_ids.begin(), row_ids.end(), -1);
-  }
-}
-
-void Pass::shared_experts(const LayerWeights& layer, std::span<float> y) {
-  const std::size_t hidden = size(arch.hidden_size);
-  std::vector<std::vector<float>> scratch(pool.num_threads());
-  std::vector<float> out(x.size());
-  for (const kernels::ExpertWeights& expert : layer.shared) {
-    // Rows in chunks: a chunk's bits do not depend on its size.
-    const std::size_t chunk = std::max<std::size_t>(
-        1, std::min<std::size_t>(32, (rows + pool.num_threads() - 1) / pool.num_threads()));
-    pool.parallel_for((rows + chunk - 1) / chunk, [&](std::size_t i, std::size_t thread) {
-      const std::size_t first = i * chunk;
-      const auto m = static_cast<std::int32_t>(std::min(chunk, rows - first));
-      scratch[thread].resize(
-          std::max(scratch[thread].size(), kernels::expert_scratch_floats(expert, m)));
-      kernels::expert_ffn(variant, expert, &h[first * hidden], m, &out[first * hidden],
-                          scratch[thread]);
+  const kernels::LinearJob projection{&layer.o, ws.out.data()};
+  kernels::linear(ws.inputs, {&projection, 1}, pool);
+  if (!layer.o_bias.empty()) {
+    const std::size_t hidden = size(arch.hidden_size);
+    for_rows([&](std::size_t row) {
+      kernels::add({&ws.out[row * hidden], hidden}, layer.o_bias.data());
     });
-    kernels::add(y, out.data());
+  }
+  out_is_pending = true;
+}
+
+/// One row's choice of experts, from ws.gate_logits.
+void Pass::select(std::int32_t index, std::size_t row) {
+  const MoeDescription& moe = arch.layers[size(index)].moe;
+  const kernels::GateRule rule{moe.norm_topk, moe.routed_scale};
+  const std::size_t top_k = size(moe.top_k);
+  const auto logits_of = [&](const std::vector<float>& all) {
+    return std::span(all).subspan(row * size(moe.gate_rows), size(moe.num_routed));
+  };
+  const std::span<const float> logits = logits_of(ws.gate_logits);
+  std::span<const std::uint8_t> kept;
+  if (masks[row] != nullptr) kept = masks[row]->kept[size(index)];
+  const std::span<std::int32_t> ids(&result.topk_ids[size(index)][row * top_k], top_k);
+  const std::span<float> factors(&ws.topk_weights[row * top_k], top_k);
+  const float share = 1.0f / static_cast<float>(arch.num_moe_layers());
+  result.masked_mass[row] +=
+      share * kernels::select_experts(variant, logits, kept, rule, ids, factors);
+  if (options.replay_gate != nullptr) {
+    std::vector<float> unused(top_k);
+    kernels::select_experts(variant, logits_of((*options.replay_gate)[size(index)]), kept, rule,
+                            ids, unused);
+    kernels::weigh_experts(variant, logits, kept, rule, ids, factors);
+  }
+  if (result.failed[row] != 0) std::fill(ids.begin(), ids.end(), -1);
+}
+
+/// By how much each row's always_on output counts, where the layer has a gate for it: its sigmoid,
+/// from unrounded h.
+void Pass::always_on_shares(const LayerWeights& layer) {
+  ws.shares.clear();
+  if (layer.always_on_gate.n() == 0) return;
+  ws.shares.resize(rows);
+  const kernels::LinearJob gate{&layer.always_on_gate, ws.shares.data()};
+  kernels::linear(ws.gate_inputs, {&gate, 1}, pool);
+  for (float& share : ws.shares) {
+    share = static_cast<float>(1.0 / (1.0 + std::exp(-double{share})));
   }
 }
 
-void Pass::moe_block(std::int32_t index) {
+/// Adds the networks that run for every token to the residual stream, the last of them later.
+void Pass::always_on(const LayerWeights& layer) {
+  const std::size_t hidden = size(arch.hidden_size);
+  for (const kernels::ExpertWeights& expert : layer.always_on) {
+    flush_out();
+    const kernels::ExpertRows all{&expert, 0, static_cast<std::int32_t>(rows)};
+    ws.always_on.run(ws.inputs, {&all, 1}, ws.out.data(), pool);
+    out_is_pending = true;
+    for (std::size_t row = 0; row < ws.shares.size(); ++row) {
+      for (std::size_t i = 0; i < hidden; ++i) ws.out[row * hidden + i] *= ws.shares[row];
+    }
+  }
+}
+
+void Pass::feed_forward_block(std::int32_t index) {
   const LayerWeights& layer = weights.layers[size(index)];
   const MoeDescription& moe = arch.layers[size(index)].moe;
-  norm_rows(layer.ffn_norm);
-  std::vector<float> gate_logits(rows * size(moe.gate_rows));
-  kernels::linear(variant, layer.gate, h.data(), static_cast<std::int32_t>(rows),
-                  gate_logits.data(), pool);
-  std::vector<float> topk_weights(rows * size(moe.top_k));
-  select(index, gate_logits, topk_weights);
-  kernels::round_inputs(dtype, h);
-  experts.begin({index, static_cast<std::int32_t>(rows), arch.hidden_size, moe.top_k, h,
-                 result.topk_ids[size(index)], topk_weights});
-  if (!layer.shared.empty()) shared_experts(layer, x);
-  std::vector<float> routed(x.size());
-  experts.finish(routed, result.failed);
-  kernels::add(x, routed.data());
-  if (options.keep_gate_logits) result.gate_logits[size(index)] = std::move(gate_logits);
+  const bool is_dense = arch.layers[size(index)].is_dense();
+  norm_rows(layer.ffn_norm, !is_dense);
+  always_on_shares(layer);
+  if (is_dense) return always_on(layer);
+  ws.gate_logits.resize(rows * size(moe.gate_rows));
+  const kernels::LinearJob gate{&layer.gate, ws.gate_logits.data()};
+  kernels::linear(ws.gate_inputs, {&gate, 1}, pool);
+  ws.topk_weights.resize(rows * size(moe.top_k));
+  result.topk_ids[size(index)].resize(rows * size(moe.top_k));
+  for_rows([&](std::size_t row) {
+    select(index, row);
+    kernels::round_inputs(dtype, {&ws.h[row * size(arch.hidden_size)], size(arch.hidden_size)});
+  });
+  experts.begin({index, static_cast<std::int32_t>(rows), arch.hidden_size, moe.top_k, ws.h,
+                 result.topk_ids[size(index)], ws.topk_weights});
+  always_on(layer);
+  flush_out();
+  experts.finish(ws.out, result.failed);
+  out_is_pending = true;
+  if (options.keep_gate_logits) result.gate_logits[size(index)] = ws.gate_logits;
 }
 
 void Pass::head(std::span<const SequenceChunk> chunks) {
   const std::size_t hidden = size(arch.hidden_size);
-  std::vector<float> last;  // normed rows that want logits
-  const auto take = [&](std::size_t row) {
-    last.resize(last.size() + hidden);
-    kernels::rms_norm(variant, &x[row * hidden], weights.final_norm.data(), arch.rms_norm_eps,
-                      arch.hidden_size, &last[last.size() - hidden]);
-  };
+  flush_out();
+  std::vector<std::size_t> wanted;
   std::size_t first = 0;
   for (const SequenceChunk& chunk : chunks) {
     if (chunk.logits == SequenceChunk::Logits::kAll) {
-      for (std::size_t i = 0; i < chunk.tokens.size(); ++i) take(first + i);
+      for (std::size_t i = 0; i < chunk.tokens.size(); ++i) wanted.push_back(first + i);
     } else if (chunk.logits == SequenceChunk::Logits::kLast) {
-      take(first + chunk.tokens.size() - 1);
+      wanted.push_back(first + chunk.tokens.size() - 1);
     }
     first += chunk.tokens.size();
   }
-  kernels::round_inputs(dtype, last);
-  const std::size_t count = last.size() / hidden;
-  result.logits.resize(count * size(arch.vocab_size));
-  kernels::linear(variant, weights.head, last.data(), static_cast<std::int32_t>(count),
-                  result.logits.data(), pool);
+  ws.inputs.reset(variant, dtype, static_cast<std::int32_t>(wanted.size()), arch.hidden_size);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    kernels::rms_norm(variant, &ws.x[wanted[i] * hidden], weights.final_norm.data(),
+                      arch.rms_norm_eps, arch.hidden_size, ws.h.data());
+    ws.inputs.set_row(static_cast<std::int32_t>(i), ws.h.data());
+  }
+  result.logits.resize(wanted.size() * size(arch.vocab_size));
+  const kernels::LinearJob job{&weights.head, result.logits.data()};
+  kernels::linear(ws.inputs, {&job, 1}, pool);
+  if (arch.logits_divisor == 1) return;
+  for (float& logit : result.logits) logit /= arch.logits_divisor;
 }
 
 }  // namespace
+
+struct Model::State {
+  Architecture architecture;
+  DType dtype;
+  kernels::Variant variant;
+  ThreadPool* pool;
+  DenseWeights weights;
+  Workspace workspace{};  // of the forward pass under way
+};
 
 std::unique_ptr<GateMask> make_gate_mask(const KeptExperts& kept,
                                          const Architecture& architecture) {
@@ -260,9 +363,9 @@ Result<std::unique_ptr<Model>> Model::load(const Checkpoint& checkpoint,
                                            DType dtype,
                                            kernels::Variant variant,
                                            ThreadPool& pool) {
-  MOIETY_ASSIGN(DenseWeights weights, load_dense_weights(checkpoint, dtype));
+  MOIETY_ASSIGN(DenseWeights weights, load_dense_weights(checkpoint, dtype, pool));
   return std::unique_ptr<Model>(new Model(std::make_unique<State>(
-      State{checkpoint.architecture(), dtype, variant, &pool, std::move(weights)})));
+      State{checkpoint.architecture(), dtype, variant, &pool, std::move(weights), {}})));
 }
 
 StepResult Model::forward(std::span<const SequenceChunk> chunks,
@@ -276,12 +379,13 @@ StepResult Model::forward(std::span<const SequenceChunk> chunks,
             *state_->pool,
             kv,
             experts,
-            options};
+            options,
+            state_->workspace};
   pass.lay_out(chunks);
   pass.embed();
   for (std::int32_t layer = 0; layer < state_->architecture.num_layers(); ++layer) {
     pass.attention_block(layer);
-    pass.moe_block(layer);
+    pass.feed_forward_block(layer);
   }
   pass.head(chunks);
   return std::move(pass.result);

@@ -39,7 +39,7 @@ struct SequenceChunk {
 struct StepOptions {
   bool keep_gate_logits = false;
   /// Per layer, raw gate logits [rows, gate_rows] whose *choice* of experts is used instead of our
-  /// own (weights are ours). Null: no replay.
+  /// own (weights are ours); empty for a dense layer. Null: no replay.
   const std::vector<std::vector<float>>* replay_gate = nullptr;
 };
 
@@ -49,8 +49,10 @@ struct StepResult {
   std::vector<float> masked_mass;  ///< [rows]: mean over MoE layers
   std::vector<std::uint8_t>
       failed;  ///< [rows]: 1 = some expert could not be had; its logits mean nothing
-  std::vector<std::vector<std::int32_t>> topk_ids;  ///< per layer [rows, top_k]
-  std::vector<std::vector<float>> gate_logits;      ///< per layer [rows, gate_rows], when asked for
+  /// Per layer [rows, top_k]; empty for a dense layer.
+  std::vector<std::vector<std::int32_t>> topk_ids;
+  /// Per layer [rows, gate_rows], when asked for; empty for a dense layer.
+  std::vector<std::vector<float>> gate_logits;
 };
 
 /// The dense part of a model (everything but routed experts) and its forward pass. Immutable after

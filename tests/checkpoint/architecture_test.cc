@@ -1,6 +1,6 @@
 #include "checkpoint/architecture.h"
 
-#include "tests/checkpoint/checkpoint_testing.h"
+#include "tests/checkpoint/config_testing.h"
 
 namespace moiety {
 namespace {
@@ -8,41 +8,6 @@ namespace {
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-std::string config_of(std::string_view name) { return read_text(fixture(name) / "config.json"); }
-
-Architecture parse(std::string_view config, bool pruned = false) {
-  auto model = parse_architecture(config, pruned);
-  EXPECT_TRUE(model) << model.error().message;
-  return model ? *model : Architecture{};
-}
-
-// The configuration with `fields` ("\"name\": value, ...") in front of the others.
-std::string with(const std::string& config, const std::string& fields) {
-  return replaced(config, "{", "{" + fields + ",");
-}
-
-// "name": value
-std::string spelled(std::string_view name, std::string_view value) {
-  std::string text = "\"";
-  return text.append(name).append("\": ").append(value);
-}
-
-// The configuration with the first line that holds `field` removed.
-std::string without(std::string config, const std::string& field) {
-  const std::size_t begin = config.find("  \"" + field + "\"");
-  EXPECT_NE(begin, config.npos) << field;
-  config.erase(begin, config.find('\n', begin) + 1 - begin);
-  const std::size_t last = config.find_last_not_of("}\n ");
-  return config[last] == ',' ? config.erase(last, 1) : config;
-}
-
-// Refused, and the message names the field and its value.
-void expect_refused(const std::string& config, const std::string& field, const std::string& value) {
-  SCOPED_TRACE(field + " " + value);
-  expect_error(parse_architecture(config, false), ErrorCode::kInvalidArgument,
-               HasSubstr(value.empty() ? field : field + " is " + value));
-}
 
 TEST(Architecture, ReadsEmo) {
   const Architecture model = parse(config_of("emo"));
@@ -55,7 +20,7 @@ TEST(Architecture, ReadsEmo) {
   EXPECT_EQ(model.attention_scale, 0.25f);
   EXPECT_EQ(model.max_positions, 256);
   EXPECT_EQ(model.rms_norm_eps, 1e-6f);
-  EXPECT_EQ(model.rope.theta, 500000.0);
+  EXPECT_EQ(model.ropes.at(0).theta, 500000.0);
   EXPECT_EQ(model.qk_norm, QkNorm::kNone);
   EXPECT_EQ(model.clip_qkv, 0);
   EXPECT_FALSE(model.tie_embeddings);
@@ -121,7 +86,7 @@ TEST(Architecture, ReadsOlmoe) {
   EXPECT_EQ(model.name, "OlmoeForCausalLM");
   EXPECT_EQ(model.qk_norm, QkNorm::kWholeProjection);
   EXPECT_EQ(model.rms_norm_eps, 1e-5f);
-  EXPECT_EQ(model.rope.theta, 10000.0);
+  EXPECT_EQ(model.ropes.at(0).theta, 10000.0);
   EXPECT_EQ(model.attention_norm_name, "input_layernorm");
   EXPECT_EQ(model.ffn_norm_name, "post_attention_layernorm");
   EXPECT_EQ(model.layers[0].moe.num_routed, 16);
@@ -146,9 +111,10 @@ TEST(Architecture, ReadsTheSpellingOfTransformers5) {
   config = replaced(config, "\"num_experts\":", "\"num_local_experts\":");
   config = with(config,
                 R"("rope_parameters": {"rope_theta": 12345.0, "rope_type": "default"},
-                   "dtype": "bfloat16", "layer_types": ["full_attention", "full_attention"])");
+                   "dtype": "bfloat16",
+                   "layer_types": ["full_attention", "full_attention", "full_attention"])");
   const Architecture model = parse(config);
-  EXPECT_EQ(model.rope.theta, 12345.0);
+  EXPECT_EQ(model.ropes.at(0).theta, 12345.0);
   EXPECT_EQ(model.weights_dtype, DType::kBF16);
   EXPECT_EQ(model.layers[0].moe.num_routed, 16);
 }
@@ -186,10 +152,10 @@ TEST(Architecture, IgnoresWhatCannotChangeTheAnswer) {
 }
 
 TEST(Architecture, NamesTheSupportedArchitectures) {
-  for (const char* name : {"LlamaForCausalLM", "MixtralForCausalLM"}) {
+  for (const char* name : {"LlamaForCausalLM", "DeepseekV2ForCausalLM"}) {
     expect_error(parse_architecture(replaced(config_of("emo"), "EmoForCausalLM", name), false),
                  ErrorCode::kInvalidArgument,
-                 AllOf(HasSubstr(name), HasSubstr("EmoForCausalLM, OlmoeForCausalLM")));
+                 AllOf(HasSubstr(name), HasSubstr("EmoForCausalLM, OlmoeForCausalLM, Mixtral")));
   }
   expect_error(parse_architecture("{}", false), ErrorCode::kInvalidArgument,
                HasSubstr("architectures is missing"));
@@ -209,13 +175,6 @@ TEST(Architecture, RefusesWhatWouldChangeTheAnswer) {
       {"emo", "\"num_experts_per_tok\": 4", "\"num_experts_per_tok\": 1", "num_experts_per_tok",
        "1"},
       {"emo", "\"norm_topk_prob\": false", "\"norm_topk_prob\": true", "norm_topk_prob", "true"},
-      {"emo", "\"rope_scaling\": null",
-       "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}", "rope_scaling.rope_type",
-       "\"yarn\""},
-      {"emo", "\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\", \"factor\": 4}",
-       "rope_scaling.type", "\"linear\""},
-      {"emo", "\"rope_scaling\": null", "\"rope_parameters\": {\"rope_theta\": 7.0}", "rope_theta",
-       "500000.0"},
       {"emo", "\"float32\"", "\"float8_e4m3fn\"", "torch_dtype", "\"float8_e4m3fn\""},
       {"emo-ragged", "    5,", "", "num_experts_per_layer", "[7,10]"},
       {"emo-ragged", "    5,", "    1,", "num_experts_per_layer", "[7,1,10]"},

@@ -42,15 +42,27 @@ struct Contents {
 };
 
 // A single-file checkpoint whose tensors a test changes.
-class ChangedOlmoe : public testing::Test {
+class ChangedCheckpoint : public testing::Test {
  protected:
-  ChangedOlmoe() : copy_("olmoe"), contents_(open(copy_.path()).tensors()) {}
+  explicit ChangedCheckpoint(std::string_view fixture)
+      : copy_(fixture), contents_(open(copy_.path()).tensors()) {}
   Result<Checkpoint> reopen() {
     contents_.write(copy_ / "model.safetensors");
     return Checkpoint::open(copy_.path());
   }
   FixtureCopy copy_;
   Contents contents_;
+};
+
+class ChangedOlmoe : public ChangedCheckpoint {
+ protected:
+  ChangedOlmoe() : ChangedCheckpoint("olmoe") {}
+};
+
+// Fused experts, tied embeddings.
+class ChangedGranite : public ChangedCheckpoint {
+ protected:
+  ChangedGranite() : ChangedCheckpoint("granitemoe") {}
 };
 
 // Fingerprints were computed from checkpoint/README.md by an independent program.
@@ -68,6 +80,23 @@ TEST(Checkpoint, OpensEveryFixture) {
       {"emo-ragged", true, 1, 90,
        "2e7eca0f060e41c2473df22114c8b13d121326db019b4d6736500b8cfc85b490"},
       {"olmoe", false, 1, 174, "9f2b8011fd677f1ec352fe28cb90103cb1b05ad59176eec82699f27ec388164d"},
+      {"mixtral", false, 1, 96, "6cf969f15665e60b52acff03fbda5afc90f1f42d6d1060bc28e15c2920edd4da"},
+      {"qwen2_moe", false, 2, 115,
+       "0a68838dd9371e5d5962fa64f847f1fc96ccbaa246d1b7b75ca532149bde2d50"},
+      {"qwen3_moe", false, 1, 174,
+       "4788027f788e8c09dfed1071c14e39d26d260fa1c80e70ef50cb90109d874b23"},
+      {"qwen3_moe-yarn", false, 1, 102,
+       "06c4c38f64403688ea948f5e676091c71f461bc5b84c7b5fed00abe372ff02d6"},
+      {"granitemoe", false, 1, 29,
+       "e8b8f0261fb155d42812eade7d827a56de4d54874071553a5cab8cf72219bed7"},
+      {"deepseek", false, 1, 104,
+       "fccb361daacca968851a05b5430204d5b4bc6280cbd6a21c611eb90135896a34"},
+      {"small/mixtral-llama3", false, 1, 21,
+       "9706695740b5ea4e6095800e0ff7730f8dd8369b4fc3c301a4628af4ea72b100"},
+      {"small/qwen2_moe-sparse", false, 1, 47,
+       "c74730645dd02843b5016636791297309cd2e77feab92fdfcfd91993ca5d6a3a"},
+      {"small/granitemoe-bias", false, 1, 29,
+       "ab042f0fc648c02abe9a0fe30e0dd0dbcaa87806fc00785cd4a08b61bbe92df4"},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
@@ -233,6 +262,88 @@ TEST_F(ChangedOlmoe, FingerprintsTellNamesTypesAndShapesApart) {
   moved.key() = "model.norm.weighs";
   changed.tensors.insert(std::move(moved));
   EXPECT_NE(fingerprint_of(changed), before);
+}
+
+TEST_F(ChangedOlmoe, AHeadOfItsOwnIsNeededUnlessItIsTied) {
+  contents_.tensors.erase("lm_head.weight");
+  expect_error(reopen(), ErrorCode::kInvalidArgument,
+               AllOf(HasSubstr("'lm_head.weight'"), HasSubstr("tie_word_embeddings is false")));
+}
+
+TEST_F(ChangedOlmoe, BuffersThatFollowFromTheConfigurationAreNoMatter) {
+  contents_.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = {
+      DType::kF32, {8}, std::vector<std::byte>(32)};
+  EXPECT_TRUE(reopen());
+}
+
+TEST_F(ChangedGranite, ATiedHeadMustBeTheEmbedding) {
+  auto& embedding = contents_.tensors["model.embed_tokens.weight"];
+  contents_.tensors["lm_head.weight"] = embedding;
+  EXPECT_TRUE(reopen());
+  contents_.tensors["lm_head.weight"].data.back() ^= std::byte{1};
+  expect_error(reopen(), ErrorCode::kInvalidArgument,
+               AllOf(HasSubstr("'lm_head.weight' differs from the embedding"),
+                     HasSubstr("tie_word_embeddings: true")));
+  contents_.tensors["lm_head.weight"] = contents_.tensors["model.norm.weight"];
+  expect_error(reopen(), ErrorCode::kInvalidArgument, HasSubstr("'lm_head.weight' differs"));
+}
+
+TEST_F(ChangedGranite, FusedExpertsGoByTwoNames) {
+  EXPECT_EQ(reopen()->architecture().layout, 0u);
+  const auto rename = [&](const std::string& from, const std::string& to) {
+    for (std::int32_t layer = 0; layer < 3; ++layer) {
+      const std::string prefix = "model.layers." + std::to_string(layer) + ".block_sparse_moe.";
+      auto tensor = contents_.tensors.extract(prefix + from);
+      tensor.key() = prefix + to;
+      contents_.tensors.insert(std::move(tensor));
+    }
+  };
+  rename("output_linear.weight", "experts.down_proj");
+  expect_error(reopen(), ErrorCode::kInvalidArgument,
+               AllOf(HasSubstr("6 tensors"), HasSubstr("block_sparse_moe.experts.gate_up_proj")));
+  rename("input_linear.weight", "experts.gate_up_proj");
+  rename("router.layer.weight", "router.weight");
+  const auto renamed = reopen();
+  ASSERT_TRUE(renamed) << renamed.error().message;
+  EXPECT_EQ(renamed->architecture().layout, 1u);
+}
+
+TEST_F(ChangedGranite, FusedExpertsOfAnotherShape) {
+  auto& fused = contents_.tensors["model.layers.2.block_sparse_moe.input_linear.weight"];
+  fused.shape = {20, 32, 64};
+  expect_error(reopen(), ErrorCode::kInvalidArgument,
+               AllOf(HasSubstr("model.layers.2.block_sparse_moe.input_linear.weight"),
+                     HasSubstr("[20, 32, 64]"), HasSubstr("[10, 64, 64]")));
+  fused.shape = {640, 64};
+  expect_error(reopen(), ErrorCode::kInvalidArgument, HasSubstr("[640, 64]"));
+}
+
+TEST(Checkpoint, DenseLayersHaveNoExpertsTensors) {
+  FixtureCopy copy("deepseek");
+  const std::string config = read_text(copy / "config.json");
+  write_text(copy / "config.json",
+             replaced(config, "\"first_k_dense_replace\": 1", "\"first_k_dense_replace\": 2"));
+  expect_error(Checkpoint::open(copy.path()), ErrorCode::kInvalidArgument,
+               HasSubstr("lack 3 tensors: 'model.layers.1.mlp.gate_proj.weight'"));
+  write_text(copy / "config.json",
+             replaced(config, "\"n_shared_experts\": 2", "\"n_shared_experts\": 0"));
+  expect_error(Checkpoint::open(copy.path()), ErrorCode::kInvalidArgument,
+               AllOf(HasSubstr("does not use: 6 tensors"), HasSubstr("shared_experts")));
+}
+
+TEST(Checkpoint, ReadsPartOfATensorAsFloats) {
+  for (const char* name : {"granitemoe", "small/mixtral-llama3", "small/granitemoe-bias"}) {
+    const Checkpoint checkpoint = open(fixture(name));
+    const SafetensorsSet& tensors = checkpoint.tensors();
+    const auto whole = tensors.read_floats("model.embed_tokens.weight");
+    const std::uint64_t before = tensors.bytes_read();
+    const auto part = tensors.read_floats("model.embed_tokens.weight", 33, 70);
+    ASSERT_TRUE(whole && part);
+    EXPECT_TRUE(std::equal(part->begin(), part->end(), whole->begin() + 33));
+    EXPECT_EQ(part->size(), 70u);
+    const DType dtype = tensors.find("model.embed_tokens.weight")->dtype;
+    EXPECT_EQ(tensors.bytes_read() - before, 70 * dtype_bytes(dtype));
+  }
 }
 
 TEST(Checkpoint, FingerprintsDoNotDependOnSharding) {

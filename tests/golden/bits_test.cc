@@ -61,7 +61,11 @@ class Bits : public ::testing::TestWithParam<std::tuple<Variant, DType>> {
 };
 
 TEST_P(Bits, DoNotDependOnBatchChunkingMasksOfOthersOrThreads) {
-  for (const char* folder : {"tests/golden/fixtures/emo", "tests/golden/fixtures/olmoe"}) {
+  for (const char* fixture :
+       {"emo", "olmoe", "qwen2_moe", "deepseek", "granitemoe", "small/mixtral-window",
+        "small/qwen2_moe-window", "small/qwen3_moe-mixed"}) {
+    SCOPED_TRACE(fixture);
+    const std::string folder = fixture_folder(fixture);
     Embedded embedded(source_path(folder), dtype(), variant(), 2);
     const EpochView view = three_deployments(embedded, PlacementPolicy::kById, 1);
     const Mixed mixed(embedded.arch(), view);
@@ -89,11 +93,10 @@ TEST_P(Bits, AClusterThatCombinesPerExpertEqualsEmbeddedMode) {
   }
 }
 
-TEST_P(Bits, TheSameForOtherArchitecturesAndRaggedLayers) {
-  for (const char* folder : {"tests/golden/fixtures/emo-ragged", "tests/golden/fixtures/emo-pruned",
-                             "tests/golden/fixtures/olmoe"}) {
-    SCOPED_TRACE(folder);
-    Embedded embedded(source_path(folder), dtype(), variant());
+TEST_P(Bits, TheSameForEveryArchitectureAndRaggedLayers) {
+  for (const char* fixture : kFixtures) {
+    SCOPED_TRACE(fixture);
+    Embedded embedded(source_path(fixture_folder(fixture)), dtype(), variant());
     const EpochView view = three_deployments(embedded, PlacementPolicy::kMembership, 3);
     const Mixed mixed(embedded.arch(), view);
     const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
@@ -295,7 +298,8 @@ TEST(LostWorker, AWorkerOfAnotherDtypeRefusesInsteadOfRounding) {
   const StepResult result = embedded.model->forward({&chunk, 1}, kv, cluster.moe());
   EXPECT_EQ(result.failed, (std::vector<std::uint8_t>{1, 1, 1}));
   const Error why = cluster.moe().failure();
-  EXPECT_NE(why.message.find("rows come as F32, this worker serves BF16"), std::string::npos)
+  EXPECT_NE(why.message.find("rows come as F32, this worker's experts take BF16"),
+            std::string::npos)
       << why.message;
 }
 

@@ -96,7 +96,8 @@ inline EpochView three_deployments(const Embedded& reference,
                                    std::uint32_t num_workers) {
   const Architecture& arch = reference.arch();
   EpochView view;
-  const std::int32_t keep = std::max(arch.layers[0].moe.top_k, arch.max_routed() / 4);
+  std::int32_t keep = arch.max_routed() / 4;
+  for (const LayerDescription& layer : arch.layers) keep = std::max(keep, layer.moe.top_k);
   view.deployments = {{"", planner::keep_all(reference.shape), false},
                       {"a", random_kept(arch, keep, 1), false},
                       {"b", random_kept(arch, keep, 2), false}};

@@ -70,6 +70,12 @@ void check_decode(const Tokenizer& tokenizer,
   report.expect(streamed == expected, "stream of " + what, show(expected), show(streamed));
 }
 
+std::vector<std::int32_t> ids_of(simdjson::dom::array list) {
+  std::vector<std::int32_t> ids;
+  for (std::int64_t id : list) ids.push_back(static_cast<std::int32_t>(id));
+  return ids;
+}
+
 int run(const char* folder, const char* cases) {
   const auto tokenizer = Tokenizer::load(folder);
   if (!tokenizer) {
@@ -83,13 +89,16 @@ int run(const char* folder, const char* cases) {
   simdjson::padded_string lines = simdjson::padded_string::load(cases);
   simdjson::dom::document_stream stream = parser.parse_many(lines, 64 << 20);
   for (simdjson::dom::element line : stream) {
-    std::vector<std::int32_t> ids;
-    for (std::int64_t id : line["ids"].get_array()) ids.push_back(static_cast<std::int32_t>(id));
+    const std::vector<std::int32_t> ids = ids_of(line["ids"]);
     std::string_view text;
     if (line["text"].get(text) == simdjson::SUCCESS) {
       ++encoded;
       const auto actual = tokenizer->encode(text);
       report.expect(actual == ids, "encode of " + show(text), show(ids), show(actual));
+      const auto expected = ids_of(line["template"]);
+      const auto whole = tokenizer->encode(text, true);
+      report.expect(whole == expected, "encode with special tokens of " + show(text),
+                    show(expected), show(whole));
       continue;
     }
     ++decoded;
