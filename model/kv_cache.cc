@@ -7,17 +7,28 @@
 #include "common/check.h"
 
 namespace moiety {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+std::size_t aligned(std::size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+}  // namespace
 
 KvCache::KvCache(const Architecture& architecture, DType dtype, std::int32_t num_blocks)
     : dtype_(dtype),
       num_blocks_(num_blocks),
       num_kv_heads_(architecture.num_kv_heads),
       head_dim_(architecture.head_dim),
-      bytes_per_tensor_(static_cast<std::size_t>(num_blocks) * kernels::kKvBlockSize *
-                        static_cast<std::size_t>(architecture.kv_size()) * dtype_bytes(dtype)) {
+      bytes_per_tensor_(aligned(static_cast<std::size_t>(num_blocks) * kernels::kKvBlockSize *
+                                static_cast<std::size_t>(architecture.kv_size()) *
+                                dtype_bytes(dtype))) {
   MOIETY_CHECK(num_blocks > 0, "a KV cache needs at least one block");
   for (std::int32_t layer = 0; layer < architecture.num_layers(); ++layer) {
-    storage_.emplace_back(static_cast<std::byte*>(std::calloc(2, bytes_per_tensor_)));
+    storage_.emplace_back(
+        static_cast<std::byte*>(std::calloc(1, 2 * bytes_per_tensor_ + kAlignment)));
     if (storage_.back() == nullptr) throw std::bad_alloc();
   }
   free_.reserve(static_cast<std::size_t>(num_blocks));
@@ -53,7 +64,10 @@ void KvCache::release(std::span<const std::int32_t> blocks) {
 }
 
 kernels::KvLayer KvCache::layer(std::int32_t index) {
-  std::byte* base = storage_.at(static_cast<std::size_t>(index)).get();
+  void* memory = storage_.at(static_cast<std::size_t>(index)).get();
+  std::size_t space = 2 * bytes_per_tensor_ + kAlignment;
+  auto* base =
+      static_cast<std::byte*>(std::align(kAlignment, 2 * bytes_per_tensor_, memory, space));
   return {dtype_, base, base + bytes_per_tensor_, num_kv_heads_, head_dim_};
 }
 

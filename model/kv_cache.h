@@ -11,8 +11,9 @@
 
 namespace moiety {
 
-/// A pool of KV blocks of kernels::kKvBlockSize tokens for all layers, and the list of free ones. A
-/// block index means the same block in every layer. Not thread-safe: belongs to one step loop.
+/// A pool of KV blocks of kernels::kKvBlockSize tokens for all layers, and a plain list of free
+/// ones (the step loop hands out blocks through a PrefixCache instead). A block index means the
+/// same block in every layer. Not thread-safe: belongs to one step loop.
 class KvCache {
  public:
   KvCache(const Architecture& architecture, DType dtype, std::int32_t num_blocks);
@@ -40,7 +41,8 @@ class KvCache {
   struct Free {
     void operator()(std::byte* memory) const;
   };
-  // Per layer: k, then v. Memory that no sequence has used yet is not touched.
+  // Per layer: k, then v, from the first address that is a multiple of 64. Memory that no sequence
+  // has used yet is not touched.
   std::vector<std::unique_ptr<std::byte[], Free>> storage_;
   std::vector<std::int32_t> free_;
 };

@@ -252,7 +252,7 @@ void ClusterMoe::combine_per_expert(std::span<float> y) {
       row_of_slot[part.slots[i]] = &part.reply[i * hidden];
     }
   }
-  // The same additions in the same order as reduce_pairs: from zero, slot by slot.
+  // The same additions in the same order as ExpertRunner::run_rows: from zero, slot by slot.
   for (std::size_t i = 0; i < row_of_slot.size(); ++i) {
     if (row_of_slot[i] != nullptr)
       kernels::add(y.subspan(i / top_k * hidden, hidden), row_of_slot[i]);

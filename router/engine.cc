@@ -1,7 +1,8 @@
 #include "router/engine.h"
 
 #include <algorithm>
-#include <cmath>
+#include <bit>
+#include <numeric>
 
 #include "common/check.h"
 #include "common/log.h"
@@ -9,30 +10,24 @@
 namespace moiety {
 namespace {
 
-constexpr std::chrono::milliseconds kIdleWait{
-    1000};  // also how late a waiting request's deadline is seen
+// Only a limit: whatever there is to do interrupts it.
+constexpr std::chrono::milliseconds kIdleWait{1000};
 
 bool all_finite(std::span<const float> values) {
-  return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+  constexpr std::uint32_t kExponent = 0x7f800000;  // all ones: infinite or not a number
+  std::uint32_t largest = 0;
+  for (const float v : values)
+    largest = std::max(largest, std::bit_cast<std::uint32_t>(v) & kExponent);
+  return largest != kExponent;
+}
+
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
 }
 
 Error shutting_down() { return fail(ErrorCode::kUnavailable, "the server is shutting down"); }
 
 }  // namespace
-
-std::string_view finish_reason_name(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    case FinishReason::kCancelled:
-      return "cancelled";
-    case FinishReason::kError:
-      return "error";
-  }
-  return "?";
-}
 
 Engine::Engine(const Model& model,
                StepBackend& backend,
@@ -48,6 +43,9 @@ Engine::Engine(const Model& model,
               options.kv_cache_bytes / KvCache::block_bytes(model.architecture(), model.dtype()),
               1,
               1u << 24))),
+      scheduler_(kv_.num_blocks(),
+                 {options.max_num_seqs, options.max_num_batched_tokens, options.prefix_cache}),
+      scheduler_stats_(scheduler_.stats()),
       thread_([this] { loop(); }) {}
 
 Engine::~Engine() {
@@ -76,21 +74,22 @@ Result<Engine::RequestId> Engine::submit(GenerateRequest request, RequestCallbac
                     std::to_string(arch.max_positions) + " tokens");
   }
   if (KvCache::blocks_for(length) > kv_.num_blocks()) {
-    return fail(ErrorCode::kInvalidArgument,
-                "the request needs " + std::to_string(length) +
-                    " tokens of KV cache, this router has " +
-                    std::to_string(std::int64_t{kv_.num_blocks()} * kernels::kKvBlockSize) +
-                    " (--kv-cache-bytes)");
+    return fail(ErrorCode::kInvalidArgument, "the request needs " + std::to_string(length) +
+                                                 " tokens of KV cache, this router has " +
+                                                 std::to_string(kv_cache_tokens()) +
+                                                 " (--kv-cache-bytes)");
   }
-  Sequence sequence;
-  sequence.tokens = request.prompt;
-  sequence.request = std::move(request);
-  sequence.callbacks = std::move(callbacks);
+  auto sequence = std::make_unique<Sequence>();
+  sequence->prompt_size = static_cast<std::int32_t>(request.prompt.size());
+  sequence->tokens = std::move(request.prompt);
+  sequence->request = std::move(request);
+  sequence->callbacks = std::move(callbacks);
+  sequence->submitted = Clock::now();
   RequestId id = 0;
   {
     const std::lock_guard lock(mutex_);
     if (stop_ || drain_until_ != Deadline::max()) return shutting_down();
-    const std::string& name = sequence.request.deployment;
+    const std::string& name = sequence->request.deployment;
     const auto it = served_.find(name);
     if (it == served_.end() && epoch_.value == 0) {
       return fail(ErrorCode::kUnavailable, "no experts are loaded yet: try again in a moment");
@@ -99,15 +98,16 @@ Result<Engine::RequestId> Engine::submit(GenerateRequest request, RequestCallbac
       return fail(ErrorCode::kNotFound, name.empty() ? "the full model is not deployed"
                                                      : "there is no deployment '" + name + "'");
     }
-    if (waiting_.size() >= static_cast<std::size_t>(options_.max_queue)) {
-      return fail(
-          ErrorCode::kResourceExhausted,
-          std::to_string(waiting_.size()) + " requests are waiting already: try again later");
+    const std::size_t waiting = waiting_ + arrivals_.size();
+    if (waiting >= static_cast<std::size_t>(options_.max_queue)) {
+      return fail(ErrorCode::kResourceExhausted,
+                  std::to_string(waiting) + " requests are waiting already: try again later");
     }
-    sequence.mask = it->second.mask;
-    id = sequence.id = next_id_++;
+    sequence->mask = it->second.mask;
+    sequence->root = it->second.root;
+    id = sequence->id = next_id_++;
     ++requests_[name];
-    waiting_.push_back(std::move(sequence));
+    arrivals_.push_back(std::move(sequence));
   }
   backend_.interrupt();
   return id;
@@ -153,7 +153,22 @@ Engine::Load Engine::load() const {
   const std::lock_guard lock(mutex_);
   std::uint64_t all = 0;
   for (const auto& [name, count] : requests_) all += count;
-  return {epoch_, all - waiting_.size(), waiting_.size(), requests_};
+  const std::uint64_t waiting = waiting_ + arrivals_.size();
+  return {epoch_, all - waiting, waiting, requests_, scheduler_stats_};
+}
+
+std::int64_t Engine::kv_cache_tokens() const {
+  return std::int64_t{kv_.num_blocks()} * kernels::kKvBlockSize;
+}
+
+void Engine::take_arrivals() {
+  const std::lock_guard lock(mutex_);
+  for (std::unique_ptr<Sequence>& sequence : arrivals_) {
+    next_deadline_ = std::min(next_deadline_, sequence->request.deadline);
+    scheduler_.add(std::move(sequence));
+  }
+  arrivals_.clear();
+  waiting_ = scheduler_.num_waiting();
 }
 
 void Engine::apply_pending_view() {
@@ -171,9 +186,13 @@ void Engine::apply_pending_view() {
     for (const Deployment& deployment : view.deployments) {
       const auto old = served_.find(deployment.name);
       const bool same = old != served_.end() && old->second.deployment.kept == deployment.kept;
-      served[deployment.name] = {
-          deployment,
-          same ? old->second.mask : make_gate_mask(deployment.kept, model_.architecture())};
+      if (same) {
+        served[deployment.name] = {deployment, old->second.mask, old->second.root};
+        continue;
+      }
+      std::shared_ptr<const GateMask> mask = make_gate_mask(deployment.kept, model_.architecture());
+      const BlockKey root = prefix_root(mask.get());
+      served[deployment.name] = {deployment, std::move(mask), root};
     }
     served_ = std::move(served);
     epoch_ = view.placement.epoch;
@@ -183,184 +202,181 @@ void Engine::apply_pending_view() {
   if (pending->on_active) pending->on_active(view.placement.epoch, std::move(lost));
 }
 
+void Engine::publish_load() {
+  const std::lock_guard lock(mutex_);
+  waiting_ = scheduler_.num_waiting();
+  scheduler_stats_ = scheduler_.stats();
+}
+
 void Engine::finish(Sequence& sequence, FinishReason reason, Error error) {
-  kv_.release(sequence.blocks);
-  sequence.blocks.clear();
   Finish finish;
   finish.reason = reason;
   finish.error = std::move(error);
-  finish.prompt_tokens = static_cast<std::int32_t>(sequence.request.prompt.size());
+  finish.prompt_tokens = sequence.prompt_size;
+  finish.cached_tokens = sequence.cached_tokens;
   finish.completion_tokens = sequence.generated();
   if (!model_.architecture().physically_pruned && sequence.computed > 0) {
-    finish.masked_mass = sequence.masked_mass / sequence.computed;
+    finish.masked_mass =
+        std::accumulate(sequence.masked_mass.begin(), sequence.masked_mass.end(), 0.0) /
+        sequence.computed;
   }
+  scheduler_.end(sequence);
   {
     const std::lock_guard lock(mutex_);
     auto it = requests_.find(sequence.request.deployment);
     if (--it->second == 0) requests_.erase(it);
+    waiting_ = scheduler_.num_waiting();
+    scheduler_stats_ = scheduler_.stats();
   }
   if (observer_ != nullptr) observer_->on_request_end(sequence.request.deployment, finish);
   sequence.callbacks.on_finish(finish);
 }
 
-/// Takes out what was cancelled or has passed its deadline or the drain's, waiting or running.
+/// Ends what was cancelled or has passed its deadline or the drain's, waiting or running.
 void Engine::sweep() {
-  std::vector<RequestId> cancelled;
-  std::deque<Sequence> ended;
   const Clock::time_point now = Clock::now();
   bool drained = false;
-  const auto is_over = [&](const Sequence& sequence) {
-    return sequence.cancelled || drained || now >= sequence.request.deadline;
-  };
+  cancelled_now_.clear();
   {
     const std::lock_guard lock(mutex_);
-    cancelled.swap(cancelled_);
+    cancelled_now_.swap(cancelled_);
     drained = now >= drain_until_;
-    for (auto it = waiting_.begin(); it != waiting_.end();) {
-      it->cancelled = std::find(cancelled.begin(), cancelled.end(), it->id) != cancelled.end();
-      if (is_over(*it)) {
-        ended.push_back(std::move(*it));
-        it = waiting_.erase(it);
-      } else {
-        ++it;
-      }
-    }
   }
-  const auto end = [&](Sequence& sequence) {
-    if (sequence.cancelled) {
+  if (cancelled_now_.empty() && !drained && now < next_deadline_) return;
+  std::sort(cancelled_now_.begin(), cancelled_now_.end());
+  next_deadline_ = Clock::time_point::max();
+  scheduler_.for_each([&](Sequence& sequence) {
+    if (std::binary_search(cancelled_now_.begin(), cancelled_now_.end(), sequence.id)) {
       finish(sequence, FinishReason::kCancelled);
     } else if (drained) {
       finish(sequence, FinishReason::kError, shutting_down());
-    } else {
+    } else if (now >= sequence.request.deadline) {
       finish(
           sequence, FinishReason::kError,
           fail(ErrorCode::kDeadlineExceeded, "the request's deadline passed after " +
                                                  std::to_string(sequence.generated()) + " tokens"));
-    }
-  };
-  for (Sequence& sequence : ended) end(sequence);
-  for (auto it = running_.begin(); it != running_.end();) {
-    it->cancelled = std::find(cancelled.begin(), cancelled.end(), it->id) != cancelled.end();
-    if (is_over(*it)) {
-      end(*it);
-      it = running_.erase(it);
     } else {
-      ++it;
+      next_deadline_ = std::min(next_deadline_, sequence.request.deadline);
     }
-  }
-}
-
-void Engine::admit() {
-  const std::lock_guard lock(mutex_);
-  while (!waiting_.empty() && running_.size() < static_cast<std::size_t>(options_.max_num_seqs)) {
-    Sequence& next = waiting_.front();
-    auto blocks = kv_.allocate(KvCache::blocks_for(static_cast<std::int64_t>(next.tokens.size()) +
-                                                   next.request.max_tokens));
-    if (!blocks) break;  // first come, first served: nobody overtakes the one that waits for blocks
-    next.blocks = std::move(*blocks);
-    running_.push_back(std::move(next));
-    waiting_.pop_front();
-  }
+  });
 }
 
 bool Engine::step() {
-  struct Part {
-    Sequence* sequence;
-    std::int32_t count;
-    bool wants_token;
-  };
-  std::vector<Part> parts;
-  std::vector<SequenceChunk> chunks;
-  std::int32_t budget = options_.max_num_batched_tokens;
-  const auto take = [&](Sequence& sequence, std::int32_t count) {
-    const auto pending = static_cast<std::int32_t>(sequence.tokens.size()) - sequence.computed;
-    const bool last = count == pending;
-    parts.push_back({&sequence, count, last});
-    chunks.push_back(
-        {std::span(sequence.tokens)
-             .subspan(static_cast<std::size_t>(sequence.computed), static_cast<std::size_t>(count)),
-         sequence.computed, sequence.blocks, sequence.mask.get(),
-         last ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone});
-    budget -= count;
-  };
-  for (Sequence& sequence : running_) {
-    if (sequence.generated() > 0) take(sequence, 1);  // decodes always run, whatever the budget
-  }
-  for (Sequence& sequence : running_) {
-    if (sequence.generated() > 0 || budget <= 0) continue;
-    take(sequence,
-         std::min(budget, static_cast<std::int32_t>(sequence.tokens.size()) - sequence.computed));
-  }
-  if (chunks.empty()) return false;
-
+  parts_ = scheduler_.plan();
+  publish_load();
+  if (parts_.empty()) return false;
+  chunks_.clear();
   const Clock::time_point begin = Clock::now();
+  for (const Scheduler::Part& part : parts_) {
+    const Sequence& sequence = *part.sequence;
+    chunks_.push_back(
+        {std::span(sequence.tokens)
+             .subspan(static_cast<std::size_t>(sequence.computed),
+                      static_cast<std::size_t>(part.count)),
+         sequence.computed, sequence.blocks, sequence.mask.get(),
+         part.wants_token ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone});
+    if (part.starts && observer_ != nullptr) {
+      observer_->on_start(seconds_between(sequence.submitted, begin));
+    }
+  }
   backend_.begin_step(++step_count_);
-  const StepResult result = model_.forward(chunks, kv_, backend_);
+  const StepResult result = model_.forward(chunks_, kv_, backend_);
   if (observer_ != nullptr) {
-    observer_->on_step(std::chrono::duration<double>(Clock::now() - begin).count(),
-                       result.failed.size());
+    observer_->on_step(seconds_between(begin, Clock::now()), result.failed.size());
     observer_->on_experts(result.topk_ids);
     observer_->on_backend(backend_.stats());
   }
+  sample_rows(result);
+  deliver(result);
+  return true;
+}
 
+/// Chooses the tokens of all sequences at once, in the pool: `samples_`, in order of their parts.
+void Engine::sample_rows(const StepResult& result) {
   const auto vocab = static_cast<std::size_t>(model_.architecture().vocab_size);
+  part_failed_.assign(parts_.size(), 0);
+  samples_.clear();
   std::size_t row = 0;
   std::size_t logit_row = 0;
-  for (const Part& part : parts) {
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    const Scheduler::Part& part = parts_[i];
+    const auto count = static_cast<std::size_t>(part.count);
+    const auto rows = std::span(result.failed).subspan(row, count);
+    part_failed_[i] =
+        std::any_of(rows.begin(), rows.end(), [](auto failed) { return failed != 0; });
+    row += count;
+    if (!part.wants_token) continue;
+    if (part_failed_[i] == 0) samples_.push_back({i, logit_row, true, {}});
+    ++logit_row;
+  }
+  model_.pool().parallel_for(samples_.size(), [&](std::size_t i, std::size_t) {
+    Sample& out = samples_[i];
+    const Sequence& sequence = *parts_[out.part].sequence;
+    const auto logits = std::span(result.logits).subspan(out.logit_row * vocab, vocab);
+    out.finite = all_finite(logits);
+    if (!out.finite) return;
+    const std::span<const std::int32_t> tokens = sequence.tokens;
+    const auto prompt_size = static_cast<std::size_t>(sequence.prompt_size);
+    out.token = sample(logits, sequence.request.sampling, tokens.first(prompt_size),
+                       tokens.subspan(prompt_size));
+  });
+}
+
+/// Records what was computed, and hands out the step's tokens in order of its parts.
+void Engine::deliver(const StepResult& result) {
+  const Clock::time_point now = Clock::now();
+  std::size_t row = 0;
+  std::size_t next_sample = 0;
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    const Scheduler::Part& part = parts_[i];
     Sequence& sequence = *part.sequence;
-    bool failed = false;
-    for (std::int32_t i = 0; i < part.count; ++i, ++row) {
-      failed = failed || result.failed[row] != 0;
-      sequence.masked_mass += result.masked_mass[row];
-    }
-    sequence.computed += part.count;
-    const std::size_t logits_at = logit_row * vocab;
-    logit_row += part.wants_token ? 1 : 0;
-    if (failed) {
+    const auto count = static_cast<std::size_t>(part.count);
+    const auto masked_mass = std::span(result.masked_mass).subspan(row, count);
+    row += count;
+    if (part_failed_[i] != 0) {
       finish(sequence, FinishReason::kError, backend_.failure());
-      sequence.id = 0;  // taken out below
       continue;
     }
-    if (!part.wants_token) continue;
-    const auto logits = std::span(result.logits).subspan(logits_at, vocab);
-    if (!all_finite(logits)) {
+    const Sample* sampled = part.wants_token ? &samples_[next_sample++] : nullptr;
+    if (sampled != nullptr && !sampled->finite) {
       finish(sequence, FinishReason::kError,
              fail(ErrorCode::kDataLoss,
                   "the model computed logits that are not finite: its weights are damaged"));
-      sequence.id = 0;
       continue;
     }
-    const std::int32_t token =
-        sample(logits, sequence.request.sampling, static_cast<std::uint64_t>(sequence.generated()));
-    sequence.tokens.push_back(token);
-    const auto& stops = sequence.request.stop_ids;
-    const bool stop = std::find(stops.begin(), stops.end(), token) != stops.end();
-    if (!stop) sequence.callbacks.on_token(token);
-    if (stop || sequence.generated() == sequence.request.max_tokens) {
-      finish(sequence, stop ? FinishReason::kStop : FinishReason::kLength);
-      sequence.id = 0;
+    scheduler_.complete(part, masked_mass);
+    if (sampled != nullptr) hand_out(sequence, sampled->token, now);
+  }
+}
+
+void Engine::hand_out(Sequence& sequence, const SampledToken& sampled, Clock::time_point now) {
+  if (observer_ != nullptr) {
+    if (sequence.generated() == 0) {
+      observer_->on_first_token(seconds_between(sequence.submitted, now));
+    } else {
+      observer_->on_next_token(seconds_between(sequence.last_token, now));
     }
   }
-  running_.remove_if([](const Sequence& sequence) { return sequence.id == 0; });
-  return true;
+  sequence.last_token = now;
+  sequence.tokens.push_back(sampled.token);
+  const auto& stops = sequence.request.stop_ids;
+  bool stop = std::find(stops.begin(), stops.end(), sampled.token) != stops.end();
+  if (!stop) stop = sequence.callbacks.on_token(sampled) == TokenAction::kStop;
+  if (stop || sequence.generated() == sequence.request.max_tokens) {
+    finish(sequence, stop ? FinishReason::kStop : FinishReason::kLength);
+  }
 }
 
 void Engine::loop() {
   while (!stop_) {
     apply_pending_view();
+    take_arrivals();
     sweep();
-    admit();
-    if (step()) continue;
-    backend_.idle_wait(Clock::now() + kIdleWait);
+    if (!step()) backend_.idle_wait(Clock::now() + kIdleWait);
   }
-  for (Sequence& sequence : running_) finish(sequence, FinishReason::kError, shutting_down());
-  running_.clear();
-  std::deque<Sequence> waiting;
-  {
-    const std::lock_guard lock(mutex_);
-    waiting.swap(waiting_);
-  }
-  for (Sequence& sequence : waiting) finish(sequence, FinishReason::kError, shutting_down());
+  take_arrivals();
+  scheduler_.for_each(
+      [&](Sequence& sequence) { finish(sequence, FinishReason::kError, shutting_down()); });
 }
 
 }  // namespace moiety

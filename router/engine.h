@@ -2,9 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <functional>
-#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -15,48 +13,18 @@
 
 #include "common/placement.h"
 #include "model/model.h"
-#include "model/sampler.h"
+#include "router/request.h"
+#include "router/scheduler.h"
 #include "router/step_backend.h"
 
 namespace moiety {
 
 struct EngineOptions {
-  std::int32_t max_num_seqs = 64;  ///< sequences in one step
-  std::int32_t max_num_batched_tokens =
-      512;                        ///< tokens in one step: decodes first, then prefill chunks
-  std::int32_t max_queue = 1024;  ///< waiting requests; beyond: kResourceExhausted
+  std::int32_t max_num_seqs = 64;             ///< sequences in one step
+  std::int32_t max_num_batched_tokens = 512;  ///< tokens in one step; see Scheduler
+  std::int32_t max_queue = 1024;              ///< waiting requests; beyond: kResourceExhausted
   std::uint64_t kv_cache_bytes = 512u << 20;
-};
-
-struct GenerateRequest {
-  std::string deployment;            ///< "" = the full model
-  std::vector<std::int32_t> prompt;  ///< at least one token
-  SamplingParams sampling;
-  std::int32_t max_tokens = 16;
-  std::vector<std::int32_t>
-      stop_ids;  ///< generation ends at one of these (it is reported, not part of the text)
-  Deadline deadline = Deadline::max();
-};
-
-enum class FinishReason : std::uint8_t { kStop, kLength, kCancelled, kError };
-std::string_view finish_reason_name(FinishReason reason);
-
-/// How a request ended.
-struct Finish {
-  FinishReason reason = FinishReason::kStop;
-  Error error;  ///< kError only
-  std::int32_t prompt_tokens = 0;
-  std::int32_t completion_tokens = 0;  ///< the stop token included
-  /// Mean over MoE layers and all tokens that went through the model; absent for physically pruned
-  /// checkpoints.
-  std::optional<double> masked_mass;
-};
-
-/// What a request hears, on the step loop's thread; must not block. After on_finish nothing more
-/// comes.
-struct RequestCallbacks {
-  std::function<void(std::int32_t token)> on_token;
-  std::function<void(const Finish&)> on_finish;
+  bool prefix_cache = true;  ///< keep KV blocks of ended sequences for those that begin alike
 };
 
 /// What the step loop reports; called on its thread after each step or request. Must not block.
@@ -66,16 +34,24 @@ struct EngineObserver {
   /// topk_ids of one step: per layer [rows, top_k].
   virtual void on_experts(const std::vector<std::vector<std::int32_t>>& topk_ids) = 0;
   virtual void on_backend(const BackendStats& stats) = 0;
+  /// A request's first step begins; `seconds` since submit.
+  virtual void on_start(double /*seconds*/) {}
+  /// A request's first token was handed out; `seconds` since submit.
+  virtual void on_first_token(double /*seconds*/) {}
+  /// A later one; `seconds` since the one before.
+  virtual void on_next_token(double /*seconds*/) {}
   virtual void on_request_end(const std::string& deployment, const Finish& finish) = 0;
 };
 
-/// The step loop: continuous batching over a model and a backend, on a thread of its own.
+/// The step loop: continuous batching over a model and a backend, on a thread of its own. The same
+/// loop drives embedded mode and the cluster.
 ///
-/// Every step takes one token of each running sequence and fills the token budget with prompt
-/// chunks of new ones, first come first served. A sequence is admitted when KV blocks for its
-/// prompt and all of max_tokens are free, so nothing that runs is ever pushed out. A batch may mix
-/// deployments: each row has its own mask. The destructor ends all requests with
-/// kUnavailable and joins.
+/// What a step computes, who waits and who is preempted is the Scheduler's to say, with its rule of
+/// fairness. A batch may mix deployments: each row has its own mask, and a request keeps the one
+/// that it started with. Sampling runs in the model's pool; callbacks come in order of the step's
+/// rows on the loop's thread. The same request gives the same bits alone, in any batch, in any
+/// chunks, preempted or not, cached or not, as far as the backend gives the same sums. The
+/// destructor ends all requests with kUnavailable and joins.
 class Engine {
  public:
   using RequestId = std::uint64_t;
@@ -91,10 +67,12 @@ class Engine {
 
   /// Queues a request; any thread. Errors, before any callback: kNotFound (no such deployment, or
   /// it is draining), kInvalidArgument (empty prompt, ids outside the vocabulary, prompt +
-  /// max_tokens beyond the context), kUnavailable (no epoch yet), kResourceExhausted (queue full).
+  /// max_tokens beyond the context or the whole KV cache), kUnavailable (no epoch yet, or
+  /// draining), kResourceExhausted (queue full).
   Result<RequestId> submit(GenerateRequest request, RequestCallbacks callbacks);
 
-  /// Ends a request with kCancelled at the next step boundary; unknown ids are ignored. Any thread.
+  /// Ends a request with kCancelled at the next step boundary: its KV blocks are free for that
+  /// step. Unknown ids are ignored. Any thread.
   void cancel(RequestId id);
 
   /// Refuses new requests from now on (kUnavailable), and ends those that are not done at
@@ -117,60 +95,70 @@ class Engine {
   /// counted.
   struct Load {
     Epoch epoch;
-    std::uint64_t running = 0, waiting = 0;
+    std::uint64_t running = 0, waiting = 0;               ///< preempted ones wait
     std::map<std::string, std::uint64_t> per_deployment;  ///< running and waiting
+    SchedulerStats scheduler;                             ///< as of the last step or ended request
   };
   Load load() const;
   const Model& model() const { return model_; }
+  /// The longest sequence that the KV cache can hold, in tokens.
+  std::int64_t kv_cache_tokens() const;
 
  private:
   struct Served {
     Deployment deployment;
     std::shared_ptr<const GateMask> mask;  // null: all experts
-  };
-  struct Sequence {
-    RequestId id = 0;
-    GenerateRequest request;
-    RequestCallbacks callbacks;
-    std::shared_ptr<const GateMask> mask;
-    std::vector<std::int32_t> tokens;  // prompt, then generated
-    std::vector<std::int32_t> blocks;
-    std::int32_t computed = 0;  // tokens whose k and v are in the cache
-    double masked_mass = 0;     // summed over computed tokens
-    bool cancelled = false;
-    std::int32_t generated() const {
-      return static_cast<std::int32_t>(tokens.size() - request.prompt.size());
-    }
+    BlockKey root{};                       // prefix_root(mask)
   };
   struct PendingView {
     EpochView view;
     std::function<void(Epoch, std::vector<WorkerId>)> on_active;
   };
+  /// What one sequence's last row gave.
+  struct Sample {
+    std::size_t part = 0;
+    std::size_t logit_row = 0;
+    bool finite = true;
+    SampledToken token;
+  };
 
+  // All of these run on the step loop's thread.
   void loop();
+  void take_arrivals();
   void apply_pending_view();
-  void admit();
   void sweep();
   bool step();
+  void sample_rows(const StepResult& result);
+  void deliver(const StepResult& result);
+  void hand_out(Sequence& sequence, const SampledToken& sampled, Clock::time_point now);
   void finish(Sequence& sequence, FinishReason reason, Error error = {});
+  void publish_load();
 
   const Model& model_;
   StepBackend& backend_;
   const EngineOptions options_;
   EngineObserver* const observer_;
   KvCache kv_;
-  std::list<Sequence> running_;  // step loop only
+  Scheduler scheduler_;  // step loop only, as are those below
   std::uint64_t step_count_ = 0;
+  std::vector<RequestId> cancelled_now_;                        // ascending
+  Clock::time_point next_deadline_ = Clock::time_point::max();  // of all sequences, or earlier
+  std::span<const Scheduler::Part> parts_;                      // of this step
+  std::vector<std::uint8_t> part_failed_;                       // [parts]
+  std::vector<SequenceChunk> chunks_;
+  std::vector<Sample> samples_;  // of parts that want a token and did not fail
 
   mutable std::mutex mutex_;
-  std::deque<Sequence> waiting_;                   // guarded by mutex_
-  std::vector<RequestId> cancelled_;               // guarded by mutex_
-  std::optional<PendingView> pending_view_;        // guarded by mutex_
-  std::map<std::string, Served> served_;           // guarded by mutex_
-  std::map<std::string, std::uint64_t> requests_;  // guarded by mutex_: running and waiting
-  Epoch epoch_;                                    // guarded by mutex_
-  RequestId next_id_ = 1;                          // guarded by mutex_
-  Deadline drain_until_ = Deadline::max();         // guarded by mutex_: max() = not draining
+  std::vector<std::unique_ptr<Sequence>> arrivals_;  // guarded by mutex_: not in scheduler_ yet
+  std::size_t waiting_ = 0;                          // guarded by mutex_: scheduler_.num_waiting()
+  std::vector<RequestId> cancelled_;                 // guarded by mutex_
+  std::optional<PendingView> pending_view_;          // guarded by mutex_
+  std::map<std::string, Served> served_;             // guarded by mutex_
+  std::map<std::string, std::uint64_t> requests_;    // guarded by mutex_: running and waiting
+  Epoch epoch_;                                      // guarded by mutex_
+  RequestId next_id_ = 1;                            // guarded by mutex_
+  Deadline drain_until_ = Deadline::max();           // guarded by mutex_: max() = not draining
+  SchedulerStats scheduler_stats_;                   // guarded by mutex_
   std::atomic<bool> stop_{false};
   std::thread thread_;
 };

@@ -27,16 +27,13 @@ void LocalMoe::begin(const MoeLayerInput& input) { input_ = input; }
 
 void LocalMoe::finish(std::span<float> y, std::span<std::uint8_t> failed) {
   const PairList pairs = make_pairs(input_);
-  pair_rows_.resize(pairs.num_pairs() * static_cast<std::size_t>(input_.hidden_size));
-  if (auto done =
-          runner_.run(store_, input_.layer, input_.hidden_size, input_.rows, pairs, pair_rows_);
+  if (auto done = runner_.run_rows(store_, input_.layer, input_.hidden_size, input_.rows, pairs, y);
       !done) {
     failure_ = done.error();
     std::fill(y.begin(), y.end(), 0.0f);
     std::fill(failed.begin(), failed.end(), std::uint8_t{1});
     return;
   }
-  reduce_pairs(pairs, input_.hidden_size, pair_rows_, y);
 }
 
 void LocalMoe::idle_wait(Deadline deadline) {

@@ -30,7 +30,6 @@ class LocalMoe final : public StepBackend {
   ExpertRunner runner_;
   MoeLayerInput input_;
   Error failure_;
-  std::vector<float> pair_rows_;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool interrupted_ = false;  // guarded by mutex_

@@ -6,12 +6,25 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <atomic>
+#include <mutex>
+
 namespace moiety {
 
 using prometheus::BuildCounter;
 using prometheus::BuildGauge;
 using prometheus::BuildHistogram;
 using Buckets = prometheus::Histogram::BucketBoundaries;
+
+namespace {
+
+/// Sets a counter to a sum that somebody else keeps.
+template <class Value>
+void advance(prometheus::Counter& counter, Value sum) {
+  counter.Increment(static_cast<double>(sum) - counter.Value());
+}
+
+}  // namespace
 
 struct RouterMetrics::State {
   State(const Architecture& architecture, std::string name, bool per_expert)
@@ -49,21 +62,29 @@ struct RouterMetrics::State {
                               "deployment leaves out, "
                               "mean over MoE layers and tokens")
                         .Register(registry)),
-        running(BuildGauge()
-                    .Name("moiety_requests_running")
-                    .Help("Requests in the batch")
-                    .Register(registry)
-                    .Add({})),
-        waiting(BuildGauge()
-                    .Name("moiety_requests_waiting")
-                    .Help("Requests in the queue")
-                    .Register(registry)
-                    .Add({})),
-        epoch(BuildGauge()
-                  .Name("moiety_epoch")
-                  .Help("Placement that steps use now; 0 before the first")
-                  .Register(registry)
-                  .Add({})),
+        queue_seconds(seconds("moiety_request_queue_seconds",
+                              "Per request: from its arrival to its first step")),
+        first_token_seconds(seconds("moiety_time_to_first_token_seconds",
+                                    "Per request: from its arrival to its first token")),
+        inter_token_seconds(seconds("moiety_inter_token_latency_seconds",
+                                    "Per token but the first: time since the one before")),
+        preemptions(counter("moiety_preemptions_total",
+                            "Requests pushed out because KV blocks ran out; their tokens are "
+                            "computed again later")),
+        prefix_queries(counter("moiety_prefix_cache_query_tokens_total",
+                               "Prompt tokens of requests that started")),
+        prefix_hits(counter("moiety_prefix_cache_hit_tokens_total",
+                            "Prompt tokens that were taken from the prefix cache")),
+        prefix_evictions(counter("moiety_prefix_cache_evicted_blocks_total",
+                                 "Cached KV blocks whose place was needed")),
+        kv_blocks(gauge("moiety_kv_blocks", "KV blocks that there are, of 16 tokens each")),
+        kv_blocks_used(gauge("moiety_kv_blocks_used", "KV blocks held by requests that run")),
+        kv_blocks_cached(
+            gauge("moiety_kv_blocks_cached",
+                  "KV blocks that no request holds, kept for requests that begin alike")),
+        running(gauge("moiety_requests_running", "Requests in the batch")),
+        waiting(gauge("moiety_requests_waiting", "Requests in the queue, preempted ones included")),
+        epoch(gauge("moiety_epoch", "Placement that steps use now; 0 before the first")),
         expert_tokens(
             BuildCounter()
                 .Name("moiety_expert_tokens_total")
@@ -91,16 +112,32 @@ struct RouterMetrics::State {
         lane_received(lane_bytes.Add({{"direction", "received"}})) {
     if (!per_expert) return;
     for (std::size_t layer = 0; layer < architecture.layers.size(); ++layer) {
-      experts.emplace_back();
-      for (std::int32_t expert = 0; expert < architecture.layers[layer].moe.num_routed; ++expert) {
-        experts.back().push_back(&expert_tokens.Add(
-            {{"layer", std::to_string(layer)}, {"expert", std::to_string(expert)}}));
+      const std::int32_t count = architecture.layers[layer].moe.num_routed;
+      experts.emplace_back(static_cast<std::size_t>(count));
+      for (std::int32_t expert = 0; expert < count; ++expert) {
+        experts.back()[static_cast<std::size_t>(expert)].counter = &expert_tokens.Add(
+            {{"layer", std::to_string(layer)}, {"expert", std::to_string(expert)}});
       }
     }
   }
 
+  /// Tokens of one expert, counted on the step loop's thread without the cost of a counter that
+  /// many threads may advance; scrape() moves the sum there.
+  struct ExpertTokens {
+    std::atomic<std::uint64_t> tokens{0};
+    prometheus::Counter* counter = nullptr;
+  };
+
   prometheus::Counter& counter(const char* name, const char* help) {
     return BuildCounter().Name(name).Help(help).Register(registry).Add({});
+  }
+  prometheus::Gauge& gauge(const char* name, const char* help) {
+    return BuildGauge().Name(name).Help(help).Register(registry).Add({});
+  }
+  prometheus::Histogram& seconds(const char* name, const char* help) {
+    return BuildHistogram().Name(name).Help(help).Register(registry).Add(
+        {}, Buckets{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
+                    120, 300});
   }
 
   std::string served_name;
@@ -111,6 +148,16 @@ struct RouterMetrics::State {
   prometheus::Histogram& step_seconds;
   prometheus::Histogram& step_rows;
   prometheus::Family<prometheus::Histogram>& masked_mass;
+  prometheus::Histogram& queue_seconds;
+  prometheus::Histogram& first_token_seconds;
+  prometheus::Histogram& inter_token_seconds;
+  prometheus::Counter& preemptions;
+  prometheus::Counter& prefix_queries;
+  prometheus::Counter& prefix_hits;
+  prometheus::Counter& prefix_evictions;
+  prometheus::Gauge& kv_blocks;
+  prometheus::Gauge& kv_blocks_used;
+  prometheus::Gauge& kv_blocks_cached;
   prometheus::Gauge& running;
   prometheus::Gauge& waiting;
   prometheus::Gauge& epoch;
@@ -125,7 +172,8 @@ struct RouterMetrics::State {
   prometheus::Family<prometheus::Counter>& lane_bytes;
   prometheus::Counter& lane_sent;
   prometheus::Counter& lane_received;
-  std::vector<std::vector<prometheus::Counter*>> experts;  // [layer][expert]; empty when turned off
+  std::vector<std::vector<ExpertTokens>> experts;  // [layer][expert]; empty when turned off
+  std::mutex scrape_mutex;                         // counters are advanced to sums by one thread
   std::atomic<std::uint64_t> requests_total{0};
 };
 
@@ -143,15 +191,15 @@ void RouterMetrics::on_step(double seconds, std::size_t rows) {
 void RouterMetrics::on_experts(const std::vector<std::vector<std::int32_t>>& topk_ids) {
   for (std::size_t layer = 0; layer < state_->experts.size(); ++layer) {
     for (std::int32_t expert : topk_ids[layer]) {
-      if (expert >= 0) state_->experts[layer][static_cast<std::size_t>(expert)]->Increment();
+      if (expert < 0) continue;
+      std::atomic<std::uint64_t>& tokens =
+          state_->experts[layer][static_cast<std::size_t>(expert)].tokens;
+      tokens.store(tokens.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     }
   }
 }
 
 void RouterMetrics::on_backend(const BackendStats& stats) {
-  const auto advance = [](prometheus::Counter& counter, auto value) {
-    counter.Increment(static_cast<double>(value) - counter.Value());
-  };
   advance(state_->layers, stats.layers);
   advance(state_->dispatches, stats.dispatches);
   advance(state_->rows, stats.rows);
@@ -162,6 +210,10 @@ void RouterMetrics::on_backend(const BackendStats& stats) {
   advance(state_->lane_sent, stats.bytes_sent);
   advance(state_->lane_received, stats.bytes_received);
 }
+
+void RouterMetrics::on_start(double seconds) { state_->queue_seconds.Observe(seconds); }
+void RouterMetrics::on_first_token(double seconds) { state_->first_token_seconds.Observe(seconds); }
+void RouterMetrics::on_next_token(double seconds) { state_->inter_token_seconds.Observe(seconds); }
 
 void RouterMetrics::on_request_end(const std::string& deployment, const Finish& finish) {
   const std::string model = served_as(state_->served_name, deployment);
@@ -188,6 +240,20 @@ std::string RouterMetrics::scrape(const Engine::Load& load, Epoch epoch) {
   state_->running.Set(static_cast<double>(load.running));
   state_->waiting.Set(static_cast<double>(load.waiting));
   state_->epoch.Set(static_cast<double>(epoch.value));
+  const SchedulerStats& scheduler = load.scheduler;
+  state_->kv_blocks.Set(scheduler.kv_blocks);
+  state_->kv_blocks_used.Set(scheduler.kv_blocks_used);
+  state_->kv_blocks_cached.Set(scheduler.kv_blocks_cached);
+  const std::lock_guard lock(state_->scrape_mutex);
+  advance(state_->preemptions, scheduler.preemptions);
+  advance(state_->prefix_queries, scheduler.prefix_query_tokens);
+  advance(state_->prefix_hits, scheduler.prefix_hit_tokens);
+  advance(state_->prefix_evictions, scheduler.prefix_evictions);
+  for (auto& layer : state_->experts) {
+    for (State::ExpertTokens& expert : layer) {
+      advance(*expert.counter, expert.tokens.load(std::memory_order_relaxed));
+    }
+  }
   return prometheus::TextSerializer().Serialize(state_->registry.Collect());
 }
 

@@ -21,11 +21,15 @@ class RouterMetrics final : public EngineObserver {
   void on_step(double seconds, std::size_t rows) override;
   void on_experts(const std::vector<std::vector<std::int32_t>>& topk_ids) override;
   void on_backend(const BackendStats& stats) override;
+  void on_start(double seconds) override;
+  void on_first_token(double seconds) override;
+  void on_next_token(double seconds) override;
   void on_request_end(const std::string& deployment, const Finish& finish) override;
   /// Counts a request that was refused before it reached the step loop, by its error code's name.
   void on_refused(const std::string& model, std::string_view reason);
 
-  /// Text exposition format. Gauges are set from `load` and `epoch` first.
+  /// Text exposition format. Gauges and the scheduler's counters are set from `load` and `epoch`
+  /// first.
   std::string scrape(const Engine::Load& load, Epoch epoch);
 
   std::uint64_t requests_total() const;

@@ -20,21 +20,36 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
          },
          "Weights and GEMM inputs as bf16 (default) or f32")
       ->check(CLI::IsMember({"bf16", "f32"}));
-  app.add_option("--kernels", options.kernels, "Kernel variant: auto, avx2, plain, reference")
+  app.add_option("--kernels", options.kernels,
+                 "Kernel variant: auto, amx, avx512_bf16, avx512, avx2, plain, reference")
       ->capture_default_str();
   app.add_option("--max-num-seqs", options.engine.max_num_seqs, "Most sequences in one step")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   app.add_option("--max-num-batched-tokens", options.engine.max_num_batched_tokens,
-                 "Token budget of one step")
+                 "Token budget of one step: one for each request that generates, the rest for "
+                 "prompts in order of arrival (an eighth at least)")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--max-queue", options.engine.max_queue, "Waiting requests; beyond it: status 429")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--kv-cache-bytes", options.engine.kv_cache_bytes, "Memory for the KV cache")
+  app.add_option("--kv-cache-bytes", options.engine.kv_cache_bytes,
+                 "Memory for the KV cache; when it runs out, the youngest requests wait and are "
+                 "computed again")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
+  app.add_flag("!--no-prefix-cache", options.engine.prefix_cache,
+               "Compute every prompt in full: keep no KV blocks for requests that begin alike");
+  app.add_option_function<std::string>(
+         "--generation-config",
+         [&options](const std::string& name) { options.generation_config = name == "auto"; },
+         "auto (default): requests that leave out temperature, top_p, top_k, min_p or "
+         "repetition_penalty get those of the model's generation_config.json; none: the API's")
+      ->check(CLI::IsMember({"auto", "none"}));
+  app.add_option("--chat-template", options.chat_template,
+                 "Chat template (a Jinja file); the model's own unless given")
+      ->check(CLI::ExistingFile);
   app.add_option("--request-timeout", options.request_timeout_s,
                  "Seconds a request may take in all")
       ->check(CLI::Range(1, 86400))

@@ -1,8 +1,10 @@
 #include "router/router.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <condition_variable>
+#include <future>
 #include <mutex>
 
 #include "common/log.h"
@@ -13,6 +15,7 @@
 #include "router/api.h"
 #include "router/cluster_moe.h"
 #include "router/embedded.h"
+#include "router/openai_json.h"
 
 namespace moiety {
 namespace {
@@ -128,6 +131,55 @@ class ClusterControl {
   std::unique_ptr<proto::ControlClient> client_;  // guarded by mutex_
 };
 
+/// Says at the start what will be refused later.
+void warn_of_small_cache(const Engine& engine) {
+  const Architecture& arch = engine.model().architecture();
+  const std::int64_t fits = engine.kv_cache_tokens();
+  if (fits >= arch.max_positions) return;
+  log_warning(
+      "the KV cache holds {} tokens, the model's context is {}: longer requests will be refused "
+      "(--kv-cache-bytes {} holds one full context)",
+      fits, arch.max_positions,
+      KvCache::block_bytes(arch, engine.model().dtype()) *
+          static_cast<std::size_t>(KvCache::blocks_for(arch.max_positions)));
+}
+
+Result<ApiOptions> api_options(const RouterOptions& options,
+                               const std::string& served_name,
+                               const Tokenizer& tokenizer) {
+  ApiOptions api;
+  api.served_name = served_name;
+  api.request_timeout = std::chrono::seconds(options.request_timeout_s);
+  MOIETY_ASSIGN(api.special_tokens, SpecialTokens::load(options.model, tokenizer));
+  if (options.generation_config) {
+    MOIETY_ASSIGN(api.defaults, GenerationDefaults::load(options.model));
+    for (const std::string& field : api.defaults.ignored) {
+      log_warning("generation_config.json: {} is not supported and ignored", field);
+    }
+  }
+  static constexpr std::string_view kRemedy =
+      "start the server with --chat-template FILE, or send a prompt to /v1/completions";
+  if (!options.chat_template.empty()) {
+    MOIETY_ASSIGN(api.chat_template, ChatTemplate::load_file(options.chat_template, options.model));
+    return api;
+  }
+  auto loaded = ChatTemplate::load(options.model);
+  if (!loaded) {  // completions go without
+    log_warning("no chat: {}", loaded.error().message);
+    api.no_chat_template = fmt::format("this model's chat template is not understood ({}): {}",
+                                       loaded.error().message, kRemedy);
+    return api;
+  }
+  api.chat_template = std::move(*loaded);
+  if (!api.chat_template) {
+    api.no_chat_template = fmt::format(
+        "this model has no chat template: its folder has no chat_template.jinja or "
+        "chat_template.json, and tokenizer_config.json has no chat_template: {}",
+        kRemedy);
+  }
+  return api;
+}
+
 }  // namespace
 
 Result<void> run_router(const RouterOptions& options,
@@ -144,15 +196,17 @@ Result<void> run_router(const RouterOptions& options,
       options.served_name.empty()
           ? std::filesystem::absolute(options.model / "x").parent_path().filename().string()
           : options.served_name;
+  MOIETY_ASSIGN(ApiOptions chosen_api_options, api_options(options, served_name, tokenizer));
   RouterMetrics metrics(checkpoint.architecture(), served_name, options.expert_metrics);
 
   const bool embedded = options.coordinator.empty();
-  ExpertStore store(checkpoint, options.dtype);
+  MOIETY_ASSIGN(const DType expert_dtype, expert_dtype_for(options.dtype, options.expert_dtype));
+  ExpertStore store(checkpoint, expert_dtype);
   EpochView local_view;
   std::unique_ptr<StepBackend> backend;
   std::unique_ptr<ClusterControl> control;  // outlives the engine, which calls it
   if (embedded) {
-    MOIETY_ASSIGN(local_view, embedded_view(model_shape(checkpoint, options.dtype), options.full,
+    MOIETY_ASSIGN(local_view, embedded_view(model_shape(checkpoint, expert_dtype), options.full,
                                             options.deployments));
     MOIETY_TRY(store.load(needed_experts(local_view)));
     backend = std::make_unique<LocalMoe>(store, variant, pool);
@@ -170,17 +224,21 @@ Result<void> run_router(const RouterOptions& options,
         });
   }
   auto engine = std::make_unique<Engine>(*model, *backend, options.engine, &metrics);
-  if (embedded) engine->apply(std::move(local_view), {});
+  warn_of_small_cache(*engine);
+  if (embedded) {  // who hears that we listen may ask at once
+    std::promise<void> active;
+    engine->apply(std::move(local_view),
+                  [&active](Epoch, const std::vector<WorkerId>&) { active.set_value(); });
+    active.get_future().wait();
+  }
 
-  ApiOptions api;
-  api.served_name = served_name;
-  api.request_timeout = std::chrono::seconds(options.request_timeout_s);
+  auto api = std::make_unique<Api>(*engine, tokenizer, metrics, std::move(chosen_api_options));
   http::ServerOptions http_options;
   http_options.host = options.host;
   http_options.port = options.port;
   http_options.error_body = http_error_body;
   MOIETY_ASSIGN(const std::unique_ptr<http::Server> server,
-                http::Server::start(http_options, make_api(*engine, tokenizer, metrics, api)));
+                http::Server::start(http_options, api->handler()));
   if (!embedded) {
     control = std::make_unique<ClusterControl>(options, checkpoint.fingerprint(), server->port(),
                                                *engine, metrics, stop);
@@ -194,6 +252,7 @@ Result<void> run_router(const RouterOptions& options,
   engine->drain(Clock::now() + grace);
   server->stop(grace + kFlushTime);
   if (control != nullptr) control->close();
+  api.reset();     // its threads use the engine
   engine.reset();  // its callbacks answer through the server
   return outcome;
 }

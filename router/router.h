@@ -23,6 +23,7 @@ struct RouterOptions {
   std::uint16_t port = 8000;  ///< 0 = a free one
   std::size_t threads = 0;    ///< 0 = one per core
   DType dtype = DType::kBF16;
+  std::string expert_dtype;  ///< of routed experts in embedded mode: as dtype unless given
   std::string kernels = "auto";
   CombineMode combine = CombineMode::kPerWorker;
   std::uint32_t reply_timeout_ms = 10000;
@@ -32,6 +33,8 @@ struct RouterOptions {
   /// coordinator's own patience (--shutdown-grace-s).
   std::uint32_t stop_grace_s = 10;
   bool expert_metrics = true;
+  bool generation_config = true;        ///< the checkpoint's defaults for requests
+  std::filesystem::path chat_template;  ///< a file; empty: the checkpoint's own
   EngineOptions engine;
   std::string token;
   /// Embedded mode only: named subsets, and whether the full model is served too.

@@ -39,5 +39,25 @@ TEST(KvCache, CountsBlocksForTokens) {
   EXPECT_EQ(KvCache::blocks_for(17), 2);
 }
 
+TEST(KvCache, LayersAreZeroAlignedAndApart) {
+  Architecture arch = tiny();
+  arch.num_kv_heads = 1;
+  arch.head_dim = 2;
+  KvCache cache(arch, DType::kBF16, 3);  // 3 * 16 * 2 * 2 bytes each of k and v
+  std::set<const std::byte*> places;
+  for (std::int32_t layer = 0; layer < 3; ++layer) {
+    const kernels::KvLayer l = cache.layer(layer);
+    for (std::byte* tensor : {l.k, l.v}) {
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(tensor) % 64, 0u);
+      for (int i = 0; i < 192; ++i) {
+        EXPECT_EQ(tensor[i], std::byte{0}) << "another tensor lies here";
+        tensor[i] = std::byte{1};
+      }
+      places.insert(tensor);
+    }
+  }
+  EXPECT_EQ(places.size(), 6u);
+}
+
 }  // namespace
 }  // namespace moiety

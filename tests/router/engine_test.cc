@@ -2,130 +2,16 @@
 
 #include <gtest/gtest.h>
 
-#include <condition_variable>
 #include <future>
 
-#include "tests/golden/golden_support.h"
+#include "tests/router/engine_support.h"
 
 namespace moiety {
 namespace {
 
-using testing::Embedded;
+using testing::EngineTest;
+using testing::Heard;
 using testing::must;
-using testing::random_kept;
-using testing::source_path;
-
-/// Collects what one request hears, and waits for its end.
-class Heard {
- public:
-  RequestCallbacks callbacks() {
-    return {[this](std::int32_t token) {
-              const std::lock_guard lock(mutex_);
-              tokens_.push_back(token);
-              wake_.notify_all();
-            },
-            [this](const Finish& finish) {
-              const std::lock_guard lock(mutex_);
-              finish_ = finish;
-              wake_.notify_all();
-            }};
-  }
-  Finish wait_end() {
-    std::unique_lock lock(mutex_);
-    EXPECT_TRUE(
-        wake_.wait_for(lock, std::chrono::seconds(60), [&] { return finish_.has_value(); }));
-    return finish_.value_or(Finish{});
-  }
-  void wait_tokens(std::size_t count) {
-    std::unique_lock lock(mutex_);
-    EXPECT_TRUE(wake_.wait_for(lock, std::chrono::seconds(60),
-                               [&] { return tokens_.size() >= count || finish_; }));
-  }
-  std::vector<std::int32_t> tokens() {
-    const std::lock_guard lock(mutex_);
-    return tokens_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::vector<std::int32_t> tokens_;
-  std::optional<Finish> finish_;
-};
-
-class EngineTest : public ::testing::Test {
- protected:
-  EngineTest()
-      : embedded_(source_path("tests/golden/fixtures/emo"),
-                  DType::kBF16,
-                  must(kernels::choose_variant("auto"))) {
-    view_.placement.epoch = Epoch{1};
-    view_.deployments = {{"", planner::keep_all(embedded_.shape), false},
-                         {"a", random_kept(embedded_.arch(), 5, 1), false}};
-  }
-
-  std::unique_ptr<Engine> make_engine(const EngineOptions& options = {}) {
-    auto engine = std::make_unique<Engine>(*embedded_.model, *embedded_.experts, options, nullptr);
-    apply(*engine, view_);
-    return engine;
-  }
-
-  void apply(Engine& engine, const EpochView& view) {
-    std::mutex mutex;
-    std::condition_variable wake;
-    bool active = false;
-    engine.apply(view, [&](Epoch, const std::vector<WorkerId>&) {
-      const std::lock_guard lock(mutex);
-      active = true;
-      wake.notify_all();
-    });
-    std::unique_lock lock(mutex);
-    ASSERT_TRUE(wake.wait_for(lock, std::chrono::seconds(30), [&] { return active; }));
-  }
-
-  static GenerateRequest request(std::int32_t i, std::int32_t max_tokens = 20) {
-    GenerateRequest request;
-    request.deployment = i % 2 == 0 ? "" : "a";
-    for (std::int32_t j = 0; j < 3 + 7 * (i % 5); ++j)
-      request.prompt.push_back(3 + (i * 31 + j * 17) % 380);
-    request.sampling = {i % 3 == 0 ? 0.0f : 0.9f, 0.95f, static_cast<std::uint64_t>(i)};
-    request.max_tokens = max_tokens;
-    return request;
-  }
-
-  Embedded embedded_;
-  EpochView view_;
-};
-
-TEST_F(EngineTest, TheSameSeedGivesTheSameTokensAloneAndInAnyBatch) {
-  std::vector<std::vector<std::int32_t>> alone;
-  {
-    const auto engine = make_engine();
-    for (std::int32_t i = 0; i < 12; ++i) {
-      Heard heard;
-      must(engine->submit(request(i), heard.callbacks()));
-      EXPECT_EQ(heard.wait_end().reason, FinishReason::kLength);
-      alone.push_back(heard.tokens());
-      EXPECT_EQ(alone.back().size(), 20u);
-    }
-  }
-  // Small budgets cut prompts into chunks and make sequences wait for each other.
-  for (const EngineOptions& options :
-       {EngineOptions{}, EngineOptions{.max_num_seqs = 5, .max_num_batched_tokens = 4},
-        EngineOptions{.kv_cache_bytes =
-                          12 * KvCache::block_bytes(embedded_.arch(), DType::kBF16)}}) {
-    const auto engine = make_engine(options);
-    std::vector<Heard> heard(12);
-    for (std::int32_t i = 0; i < 12; ++i)
-      must(engine->submit(request(i), heard[static_cast<std::size_t>(i)].callbacks()));
-    for (std::size_t i = 0; i < 12; ++i) {
-      EXPECT_EQ(heard[i].wait_end().reason, FinishReason::kLength);
-      EXPECT_EQ(heard[i].tokens(), alone[i]) << "request " << i;
-    }
-    EXPECT_EQ(engine->load().running + engine->load().waiting, 0u);
-    EXPECT_TRUE(engine->load().per_deployment.empty());
-  }
-}
 
 TEST_F(EngineTest, MaskedMassIsZeroForTheFullModelAndPositiveForASubset) {
   const auto engine = make_engine();
@@ -161,8 +47,7 @@ TEST_F(EngineTest, StopsAtAStopIdWithoutReportingItAsText) {
 }
 
 TEST_F(EngineTest, RefusesWhatItCannotServeAndSaysWhy) {
-  Engine engine(*embedded_.model, *embedded_.experts,
-                {.kv_cache_bytes = 2 * KvCache::block_bytes(embedded_.arch(), DType::kBF16)},
+  Engine engine(*embedded_.model, *embedded_.experts, {.kv_cache_bytes = 2 * block_bytes()},
                 nullptr);
   Heard heard;
   EXPECT_EQ(engine.submit(request(0), heard.callbacks()).error().code, ErrorCode::kUnavailable)
@@ -217,6 +102,36 @@ TEST_F(EngineTest, CancelsRunningAndWaitingRequests) {
   EXPECT_EQ(third.wait_end().reason, FinishReason::kLength);
 }
 
+TEST_F(EngineTest, ACancelledRequestHasGivenBackItsBlocksWhenItEnds) {
+  const auto engine = make_engine();
+  Heard other, heard;
+  must(engine->submit(request(0, 220), other.callbacks()));
+  const auto id = must(engine->submit(request(2, 220), heard.callbacks()));
+  heard.wait_tokens(3);
+  engine->cancel(id);
+  EXPECT_EQ(heard.wait_end().reason, FinishReason::kCancelled);
+  const SchedulerStats running = engine->load().scheduler;
+  EXPECT_GT(running.kv_blocks_cached, 0) << "its full blocks are kept for others";
+  EXPECT_LE(running.kv_blocks_used, KvCache::blocks_for(3 + 220)) << "those of the other";
+  other.wait_end();
+  EXPECT_EQ(engine->load().scheduler.kv_blocks_used, 0);
+}
+
+TEST_F(EngineTest, ACallbackMayEndItsRequest) {
+  const auto engine = make_engine();
+  Heard heard;
+  RequestCallbacks callbacks = heard.callbacks();
+  callbacks.on_token = [hear = callbacks.on_token, count = 0](const SampledToken& token) mutable {
+    hear(token);
+    return ++count == 3 ? TokenAction::kStop : TokenAction::kContinue;
+  };
+  must(engine->submit(request(0), std::move(callbacks)));
+  const Finish finish = heard.wait_end();
+  EXPECT_EQ(finish.reason, FinishReason::kStop);
+  EXPECT_EQ(finish.completion_tokens, 3);
+  EXPECT_EQ(heard.tokens().size(), 3u);
+}
+
 TEST_F(EngineTest, ADeadlineEndsARequestWithATypedError) {
   const auto engine = make_engine();
   GenerateRequest late = request(0);
@@ -229,20 +144,22 @@ TEST_F(EngineTest, ADeadlineEndsARequestWithATypedError) {
 }
 
 TEST_F(EngineTest, DrainingRefusesNewRequestsAndEndsTheOthersAtItsDeadline) {
-  const auto engine = make_engine({.max_num_seqs = 1});
   Heard finishes, running, waiting, refused;
+  auto engine = make_engine({.max_num_seqs = 1});
   must(engine->submit(request(0), finishes.callbacks()));
   engine->drain(Clock::now() + std::chrono::hours(1));
   EXPECT_EQ(engine->submit(request(0), refused.callbacks()).error().code, ErrorCode::kUnavailable);
   EXPECT_EQ(finishes.wait_end().reason, FinishReason::kLength);
+  engine.reset();  // two loops would take each other's wake-ups from the one backend
 
   const auto other = make_engine({.max_num_seqs = 1});
   // Holds the step loop at its first token, so that the request cannot be done before drain().
   std::promise<void> drained;
   RequestCallbacks held = running.callbacks();
-  held.on_token = [gate = drained.get_future().share(), hear = held.on_token](std::int32_t token) {
+  held.on_token = [gate = drained.get_future().share(),
+                   hear = held.on_token](const SampledToken& token) {
     gate.wait();
-    hear(token);
+    return hear(token);
   };
   must(other->submit(request(0, 220), std::move(held)));
   must(other->submit(request(1, 220), waiting.callbacks()));
@@ -289,9 +206,13 @@ TEST_F(EngineTest, MissingExpertsFailTheRequestAndNoOther) {
   Engine engine(*embedded_.model, backend, {}, nullptr);
   apply(engine, view_);
   Heard full, subset;
-  must(engine.submit(request(0), full.callbacks()));
+  GenerateRequest all = request(0);
+  all.prompt.resize(40, 5);
+  must(engine.submit(all, full.callbacks()));
   const Finish finish = full.wait_end();
   EXPECT_EQ(finish.reason, FinishReason::kError);
+  EXPECT_EQ(engine.load().scheduler.kv_blocks_cached, 0) << "what failed is not kept";
+  EXPECT_EQ(engine.load().scheduler.kv_blocks_used, 0);
   EXPECT_NE(finish.error.message.find("is not loaded here"), std::string::npos);
   must(engine.submit(request(1), subset.callbacks()));
   EXPECT_EQ(subset.wait_end().reason, FinishReason::kLength);
