@@ -34,11 +34,8 @@ const Alphabet& alphabet() {
 
 std::string_view byte_level_character(std::uint8_t byte) { return alphabet().characters[byte]; }
 
-std::string byte_level_encode(std::string_view bytes) {
-  std::string text;
-  text.reserve(bytes.size() * 2);
+void append_byte_level(std::string_view bytes, std::string& text) {
   for (char byte : bytes) text += byte_level_character(static_cast<std::uint8_t>(byte));
-  return text;
 }
 
 std::string byte_level_decode(std::string_view text) {

@@ -11,8 +11,8 @@ namespace moiety {
 /// in order).
 std::string_view byte_level_character(std::uint8_t byte);
 
-/// `bytes` in that alphabet, as vocabularies spell tokens.
-std::string byte_level_encode(std::string_view bytes);
+/// Appends `bytes` in that alphabet, as vocabularies spell tokens.
+void append_byte_level(std::string_view bytes, std::string& text);
 
 /// The bytes that a token's text (valid UTF-8) stands for. A text with any character outside the
 /// alphabet, as added tokens may have, stands for its own UTF-8.

@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
 #include <utility>
 
 #include "common/file.h"
@@ -14,16 +17,44 @@
 namespace moiety {
 
 struct Tokenizer::State {
+  explicit State(TokenizerParts parts)
+      : model(std::move(parts.model)),
+        normalizer(std::move(parts.normalizer)),
+        pre_tokenizer(std::move(parts.pre_tokenizer)),
+        decoder(std::move(parts.decoder)),
+        special_tokens(std::move(parts.special)) {}
+
   BpeModel model;
   Normalizer normalizer;
   PreTokenizer pre_tokenizer;
+  TokenDecoder decoder;
+  SpecialTokens special_tokens;
   AddedTokenMatcher verbatim;    // added tokens that are looked for in the text as it is
   AddedTokenMatcher normalized;  // and those in normalized text
-  TokenMap added_ids;
-  std::vector<std::string> bytes;  // by id
-  std::vector<bool> special;       // by id
+  std::unordered_map<std::string, std::int32_t> added_ids;
+  std::vector<TokenDecoder::Token> tokens;        // by id
+  std::vector<TokenDecoder::Token> first_tokens;  // the same at the start, if that differs
+  std::vector<bool> known;                        // by id
+  std::vector<bool> special;                      // by id
 
-  bool has(std::int32_t id) const { return id >= 0 && static_cast<std::size_t>(id) < bytes.size(); }
+  struct Scratch {
+    BpeModel::Scratch model;
+    PreTokenizer::Scratch pieces;
+  };
+  std::mutex mutex;
+  std::vector<std::unique_ptr<Scratch>> free_scratch;  // one for each encode() that ran at a time
+
+  bool has(std::int32_t id) const {
+    return id >= 0 && static_cast<std::size_t>(id) < known.size() &&
+           known[static_cast<std::size_t>(id)];
+  }
+  void set_token(std::int32_t id, std::string_view spelled);
+  void encode_plain(std::string_view text,
+                    bool at_start,
+                    Scratch& scratch,
+                    std::vector<std::int32_t>& ids) const;
+  std::unique_ptr<Scratch> take_scratch();
+  void give_back(std::unique_ptr<Scratch> scratch);
 };
 
 Tokenizer::Tokenizer(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -36,28 +67,31 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folder) {
   MOIETY_ASSIGN(const std::string json, read_file(path));
   auto tokenizer = parse(json);
   if (!tokenizer) return with_context(path.string(), tokenizer.error());
+  const std::filesystem::path config_path = folder / "tokenizer_config.json";
+  std::error_code ignored;
+  if (!std::filesystem::exists(config_path, ignored)) return tokenizer;
+  MOIETY_ASSIGN(const std::string config, read_file(config_path));
+  const auto applied = apply_tokenizer_config(
+      config, [&](std::string_view text) { return tokenizer->token_id(text); },
+      tokenizer->state_->special_tokens);
+  if (!applied) return with_context(config_path.string(), applied.error());
   return tokenizer;
 }
 
 Result<Tokenizer> Tokenizer::parse(std::string_view json) {
   MOIETY_ASSIGN(TokenizerParts parts, parse_tokenizer_json(json));
-  auto state = std::make_unique<State>(State{std::move(parts.model),
-                                             std::move(parts.normalizer),
-                                             std::move(parts.pre_tokenizer),
-                                             {},
-                                             {},
-                                             {},
-                                             {},
-                                             {}});
+  const std::vector<AddedToken> added_tokens = std::move(parts.added_tokens);
+  auto state = std::make_unique<State>(std::move(parts));
+  const Vocabulary& vocab = state->model.vocab();
   std::int32_t size = 0;
-  for (const auto& [text, id] : state->model.vocab()) size = std::max(size, id + 1);
-  for (const AddedToken& token : parts.added_tokens) size = std::max(size, token.id + 1);
-  state->bytes.resize(static_cast<std::size_t>(size));
+  for (std::size_t i = 0; i < vocab.size(); ++i) size = std::max(size, vocab[i].id + 1);
+  for (const AddedToken& token : added_tokens) size = std::max(size, token.id + 1);
+  state->tokens.resize(static_cast<std::size_t>(size));
+  state->known.resize(static_cast<std::size_t>(size));
   state->special.resize(static_cast<std::size_t>(size));
-  for (const auto& [text, id] : state->model.vocab()) {
-    state->bytes[static_cast<std::size_t>(id)] = byte_level_decode(text);
-  }
-  for (const AddedToken& token : parts.added_tokens) {
+  if (state->decoder.first_differs()) state->first_tokens.resize(static_cast<std::size_t>(size));
+  for (std::size_t i = 0; i < vocab.size(); ++i) state->set_token(vocab[i].id, vocab[i].text);
+  for (const AddedToken& token : added_tokens) {
     const std::string pattern =
         token.normalized ? state->normalizer.apply(token.content) : token.content;
     if (!(token.normalized ? state->normalized : state->verbatim).add(token, pattern)) {
@@ -65,72 +99,116 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json) {
           ErrorCode::kInvalidArgument,
           fmt::format("added_tokens: '{}' and another token match the same text", token.content));
     }
-    state->bytes[static_cast<std::size_t>(token.id)] = byte_level_decode(pattern);
+    state->set_token(token.id, pattern);
     state->special[static_cast<std::size_t>(token.id)] = token.special;
     state->added_ids.emplace(token.content, token.id);
   }
   return Tokenizer(std::move(state));
 }
 
-std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
-  const State& state = *state_;
+void Tokenizer::State::set_token(std::int32_t id, std::string_view spelled) {
+  const auto index = static_cast<std::size_t>(id);
+  known[index] = true;
+  tokens[index] = decoder.token(spelled, false);
+  if (!first_tokens.empty()) first_tokens[index] = decoder.token(spelled, true);
+}
+
+std::unique_ptr<Tokenizer::State::Scratch> Tokenizer::State::take_scratch() {
+  const std::lock_guard lock(mutex);
+  if (free_scratch.empty()) return std::make_unique<Scratch>();
+  auto scratch = std::move(free_scratch.back());
+  free_scratch.pop_back();
+  return scratch;
+}
+
+void Tokenizer::State::give_back(std::unique_ptr<Scratch> scratch) {
+  const std::lock_guard lock(mutex);
+  free_scratch.push_back(std::move(scratch));
+}
+
+// Text without verbatim added tokens.
+void Tokenizer::State::encode_plain(std::string_view text,
+                                    bool at_start,
+                                    Scratch& scratch,
+                                    std::vector<std::int32_t>& ids) const {
+  std::string rewritten;
+  if (!normalizer.empty()) text = rewritten = normalizer.apply(text, at_start);
+  for (const auto& piece : normalized.split(text)) {
+    if (piece.id >= 0) {
+      ids.push_back(piece.id);
+      continue;
+    }
+    const bool first = at_start && piece.text.data() == text.data();
+    for (const std::string_view word : pre_tokenizer.apply(piece.text, first, scratch.pieces)) {
+      model.encode(word, scratch.model, ids);
+    }
+  }
+}
+
+std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
+  State& state = *state_;
   std::string repaired;
   if (!is_valid_utf8(text)) {
     append_replacing_invalid(text, repaired);
     text = repaired;
   }
   std::vector<std::int32_t> ids;
-  BpeModel::Scratch scratch;
-  for (const auto& raw : state.verbatim.split(text)) {
-    if (raw.id >= 0) {
-      ids.push_back(raw.id);
-      continue;
+  if (add_special_tokens) ids = state.special_tokens.before;
+  auto scratch = state.take_scratch();
+  for (const auto& piece : state.verbatim.split(text)) {
+    if (piece.id >= 0) {
+      ids.push_back(piece.id);
+    } else {
+      state.encode_plain(piece.text, piece.text.data() == text.data(), *scratch, ids);
     }
-    std::string rewritten;
-    std::string_view plain = raw.text;
-    if (!state.normalizer.empty()) plain = rewritten = state.normalizer.apply(raw.text);
-    for (const auto& piece : state.normalized.split(plain)) {
-      if (piece.id >= 0) {
-        ids.push_back(piece.id);
-        continue;
-      }
-      std::deque<std::string> storage;
-      for (std::string_view word : state.pre_tokenizer.apply(piece.text, storage)) {
-        state.model.encode(word, scratch, ids);
-      }
-    }
+  }
+  state.give_back(std::move(scratch));
+  if (add_special_tokens) {
+    const auto& after = state.special_tokens.after;
+    ids.insert(ids.end(), after.begin(), after.end());
   }
   return ids;
 }
 
 std::string Tokenizer::decode(const std::vector<std::int32_t>& ids, bool skip_special) const {
-  std::string bytes;
-  for (std::int32_t id : ids) {
-    if (!(skip_special && is_special(id))) bytes += token_bytes(id);
-  }
+  DecodeState state;
   std::string text;
-  text.reserve(bytes.size());
-  append_replacing_invalid(bytes, text);
+  for (std::int32_t id : ids) {
+    if (!(skip_special && is_special(id))) push(id, state, text);
+  }
+  finish(state, text);
   return text;
 }
 
+void Tokenizer::push(std::int32_t id, DecodeState& state, std::string& text) const {
+  if (!state_->has(id)) return;
+  const bool first = state.num_tokens == 0 && !state_->first_tokens.empty();
+  const auto& tokens = first ? state_->first_tokens : state_->tokens;
+  state_->decoder.push(tokens[static_cast<std::size_t>(id)], state, text);
+}
+
+void Tokenizer::finish(DecodeState& state, std::string& text) const {
+  state_->decoder.finish(state, text);
+}
+
 std::string_view Tokenizer::token_bytes(std::int32_t id) const {
-  return state_->has(id) ? state_->bytes[static_cast<std::size_t>(id)] : std::string_view();
+  if (!state_->has(id)) return {};
+  return state_->tokens[static_cast<std::size_t>(id)].text;
 }
 
 bool Tokenizer::is_special(std::int32_t id) const {
   return state_->has(id) && state_->special[static_cast<std::size_t>(id)];
 }
 
+const SpecialTokens& Tokenizer::special_tokens() const { return state_->special_tokens; }
+
 std::int32_t Tokenizer::vocab_size() const {
-  return static_cast<std::int32_t>(state_->bytes.size());
+  return static_cast<std::int32_t>(state_->known.size());
 }
 
 std::int32_t Tokenizer::token_id(std::string_view text) const {
-  const auto added = state_->added_ids.find(text);
-  if (added != state_->added_ids.end()) return added->second;
-  const auto token = state_->model.vocab().find(text);
-  return token == state_->model.vocab().end() ? -1 : token->second;
+  const auto added = state_->added_ids.find(std::string(text));
+  return added != state_->added_ids.end() ? added->second : state_->model.vocab().find(text);
 }
 
 }  // namespace moiety

@@ -3,137 +3,179 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
-#include <limits>
+#include <utility>
 
 #include "common/check.h"
 #include "model/byte_level.h"
+#include "model/utf8.h"
 
 namespace moiety {
 namespace {
 
-std::uint64_t pair_key(std::int32_t left, std::int32_t right) {
-  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 |
-         static_cast<std::uint32_t>(right);
-}
+constexpr char32_t kTableEnd = 0x10000;
 
 // 0xC0, 0xC1 and 0xF5 to 0xFF occur nowhere in UTF-8.
 bool occurs_in_utf8(int byte) { return byte < 0xC0 || (byte > 0xC1 && byte < 0xF5); }
 
 }  // namespace
 
-Result<BpeModel> BpeModel::build(TokenMap vocab,
-                                 const std::vector<Merge>& merges,
-                                 bool ignore_merges) {
+Result<BpeModel> BpeModel::build(Vocabulary vocab,
+                                 const std::vector<MergeRules::Merge>& merges,
+                                 const Options& options) {
   BpeModel model;
+  model.options_ = options;
   model.vocab_ = std::move(vocab);
-  model.ignore_merges_ = ignore_merges;
-  for (int byte = 0; byte < 256; ++byte) {
-    const auto token = model.vocab_.find(byte_level_character(static_cast<std::uint8_t>(byte)));
-    const bool known = token != model.vocab_.end();
-    if (!known && occurs_in_utf8(byte)) {
-      return fail(
-          ErrorCode::kInvalidArgument,
-          fmt::format("vocab: no token for byte 0x{:02x}: not a byte-level vocabulary", byte));
+  MOIETY_ASSIGN(model.merges_, MergeRules::build(model.vocab_, merges));
+  MOIETY_TRY(model.find_bytes());
+  if (options.alphabet == Alphabet::kBytes) return model;
+  model.character_ids_.assign(kTableEnd, -1);
+  for (std::size_t i = 0; i < model.vocab_.size(); ++i) {
+    const auto [text, id] = model.vocab_[i];
+    if (text.empty()) continue;
+    const CodePoint first = first_code_point(text);
+    if (first.bytes == text.size() && first.value < kTableEnd) {
+      model.character_ids_[first.value] = id;
     }
-    model.byte_ids_[static_cast<std::size_t>(byte)] = known ? token->second : -1;
   }
-  model.rules_.assign(std::bit_ceil(2 * merges.size() + 2), Rule{kNoPair, 0, 0});
-  model.merged_.reserve(merges.size());
-  for (const Merge& merge : merges) {
-    const std::size_t rank = model.merged_.size();
-    const auto id_of = [&](const std::string& token) -> Result<std::int32_t> {
-      const auto found = model.vocab_.find(token);
-      if (found != model.vocab_.end()) return found->second;
-      return fail(ErrorCode::kInvalidArgument,
-                  fmt::format("merges[{}]: token '{}' is not in vocab", rank, token));
-    };
-    MOIETY_ASSIGN(const std::int32_t left, id_of(merge.left));
-    MOIETY_ASSIGN(const std::int32_t right, id_of(merge.right));
-    MOIETY_ASSIGN(const std::int32_t merged, id_of(merge.left + merge.right));
-    model.rules_[model.place_of(pair_key(left, right))] = {
-        pair_key(left, right), static_cast<std::uint32_t>(rank), merged};
-    model.merged_.push_back(merged);
+  model.drops_unknown_ = options.unk_id < 0;
+  // Tokens that stand for characters without a token are not spelled like them, so that the rules
+  // do not tell where they join.
+  model.may_part_ = options.unk_id < 0 || !model.merges_.uses(options.unk_id);
+  if (options.byte_fallback) {
+    for (const std::int32_t id : model.byte_ids_) {
+      if (id >= 0 && model.merges_.uses(id)) model.may_part_ = false;
+    }
   }
   return model;
 }
 
-std::size_t BpeModel::place_of(std::uint64_t pair) const {
-  const std::size_t mask = rules_.size() - 1;
-  // Fibonacci hashing; the upper half of the product is the well mixed one.
-  std::size_t place = (pair ^ pair >> 29) * 0x9E3779B97F4A7C15u >> 32;
-  while (rules_[place & mask].pair != pair && rules_[place & mask].pair != kNoPair) ++place;
-  return place & mask;
-}
-
-const BpeModel::Rule* BpeModel::find(std::int32_t left, std::int32_t right) const {
-  const Rule& rule = rules_[place_of(pair_key(left, right))];
-  return rule.pair == kNoPair ? nullptr : &rule;
-}
-
-void BpeModel::enqueue(const Scratch::Symbol& left, std::int32_t position, Scratch& scratch) const {
-  if (left.next < 0) return;
-  const Rule* rule = find(left.id, scratch.symbols[static_cast<std::size_t>(left.next)].id);
-  if (rule == nullptr) return;
-  scratch.queue.push_back(std::uint64_t{rule->rank} << 32 | static_cast<std::uint32_t>(position));
-  std::push_heap(scratch.queue.begin(), scratch.queue.end(), std::greater<>());
-}
-
-void BpeModel::merge_all(Scratch& scratch) const {
-  auto& symbols = scratch.symbols;
-  auto& queue = scratch.queue;
-  queue.clear();
-  for (std::size_t i = 0; i < symbols.size(); ++i) {
-    enqueue(symbols[i], static_cast<std::int32_t>(i), scratch);
-  }
-  while (!queue.empty()) {
-    std::pop_heap(queue.begin(), queue.end(), std::greater<>());
-    const std::uint64_t top = queue.back();
-    queue.pop_back();
-    const auto position = static_cast<std::int32_t>(top & 0xFFFFFFFFu);
-    const std::int32_t merged = merged_[top >> 32];
-    Scratch::Symbol& left = symbols[static_cast<std::size_t>(position)];
-    if (left.id < 0 || left.next < 0) continue;
-    Scratch::Symbol& right = symbols[static_cast<std::size_t>(left.next)];
-    // An entry is out of date when its symbols were merged since. Like the original, look at what
-    // the present pair makes, not at the pair: two pairs may make the same token.
-    const Rule* rule = find(left.id, right.id);
-    if (rule == nullptr || rule->merged != merged) continue;
-    left.id = merged;
-    left.next = right.next;
-    right.id = -1;
-    if (left.next >= 0) symbols[static_cast<std::size_t>(left.next)].previous = position;
-    if (left.previous >= 0) {
-      enqueue(symbols[static_cast<std::size_t>(left.previous)], left.previous, scratch);
+Result<void> BpeModel::find_bytes() {
+  const bool spelled = options_.alphabet == Alphabet::kBytes;
+  for (int byte = 0; byte < 256; ++byte) {
+    std::int32_t& id = byte_ids_[static_cast<std::size_t>(byte)];
+    if (!spelled) {
+      id = options_.byte_fallback ? vocab_.find(fmt::format("<0x{:02X}>", byte)) : -1;
+      continue;
     }
-    enqueue(left, position, scratch);
+    id = vocab_.find(byte_level_character(static_cast<std::uint8_t>(byte)));
+    if (id < 0 && occurs_in_utf8(byte)) {
+      return fail(
+          ErrorCode::kInvalidArgument,
+          fmt::format("vocab: no token for byte 0x{:02x}: not a byte-level vocabulary", byte));
+    }
   }
+  return {};
 }
 
 void BpeModel::encode(std::string_view piece,
                       Scratch& scratch,
                       std::vector<std::int32_t>& ids) const {
-  MOIETY_CHECK(piece.size() < std::numeric_limits<std::int32_t>::max(), "piece is too long");
-  if (ignore_merges_) {
-    if (auto token = vocab_.find(byte_level_encode(piece)); token != vocab_.end()) {
-      ids.push_back(token->second);
+  if (!may_part_ || options_.ignore_merges) {
+    encode_part(piece, scratch, ids);
+    return;
+  }
+  while (!piece.empty()) {
+    const std::size_t size = first_part(piece);
+    encode_part(piece.substr(0, size), scratch, ids);
+    piece.remove_prefix(size);
+  }
+}
+
+std::size_t BpeModel::first_part(std::string_view piece) const {
+  CodePoint left = first_code_point(piece);
+  std::size_t size = left.bytes;
+  bool left_known = character_id(left.value, piece.substr(0, left.bytes)) >= 0;
+  while (size < piece.size()) {
+    const CodePoint right = first_code_point(piece.substr(size));
+    const bool right_known = character_id(right.value, piece.substr(size, right.bytes)) >= 0;
+    // Two that are not known may fuse; one that leaves no token lets its neighbours meet.
+    const bool may_meet =
+        drops_unknown_ ? !(left_known && right_known) : !(left_known || right_known);
+    if (!may_meet && !merges_.may_join(left.value, right.value)) break;
+    left = right;
+    left_known = right_known;
+    size += right.bytes;
+  }
+  return size;
+}
+
+void BpeModel::encode_part(std::string_view part,
+                           Scratch& scratch,
+                           std::vector<std::int32_t>& ids) const {
+  const bool is_short = !part.empty() && part.size() <= WordCache::kMaxBytes;
+  if (is_short) {
+    if (const auto known = scratch.words.find(part); !known.empty()) {
+      ids.insert(ids.end(), known.begin(), known.end());
       return;
     }
   }
-  auto& symbols = scratch.symbols;
-  symbols.clear();
-  for (char byte : piece) {
-    const auto position = static_cast<std::int32_t>(symbols.size());
+  encode_slowly(part, scratch);
+  ids.insert(ids.end(), scratch.ids.begin(), scratch.ids.end());
+  if (is_short) scratch.words.put(part, scratch.ids);
+}
+
+void BpeModel::encode_slowly(std::string_view part, Scratch& scratch) const {
+  const bool bytes = options_.alphabet == Alphabet::kBytes;
+  auto& ids = scratch.ids;
+  ids.clear();
+  if (options_.ignore_merges) {
+    if (bytes) {
+      scratch.spelled.clear();
+      append_byte_level(part, scratch.spelled);
+    }
+    if (const std::int32_t id = vocab_.find(bytes ? scratch.spelled : part); id >= 0) {
+      ids.push_back(id);
+      return;
+    }
+  }
+  if (bytes) {
+    spell_bytes(part, ids);
+  } else {
+    spell_characters(part, ids);
+  }
+  merges_.apply(ids, scratch.merges);
+}
+
+void BpeModel::spell_bytes(std::string_view part, std::vector<std::int32_t>& ids) const {
+  for (const char byte : part) {
     const std::int32_t id = byte_ids_[static_cast<std::uint8_t>(byte)];
     MOIETY_CHECK(id >= 0, "the text is not UTF-8");
-    symbols.push_back({id, position - 1, position + 1});
+    ids.push_back(id);
   }
-  if (symbols.empty()) return;
-  symbols.back().next = -1;
-  merge_all(scratch);
-  for (const Scratch::Symbol& symbol : symbols) {
-    if (symbol.id >= 0) ids.push_back(symbol.id);
+}
+
+std::int32_t BpeModel::character_id(char32_t value, std::string_view character) const {
+  return value < kTableEnd ? character_ids_[value] : vocab_.find(character);
+}
+
+void BpeModel::spell_characters(std::string_view part, std::vector<std::int32_t>& ids) const {
+  bool pending = false;  // an unknown character that has no token yet
+  const auto flush = [&] {
+    if (pending) ids.push_back(options_.unk_id);
+    pending = false;
+  };
+  while (!part.empty()) {
+    const CodePoint next = first_code_point(part);
+    const std::string_view character = part.substr(0, next.bytes);
+    part.remove_prefix(next.bytes);
+    if (const std::int32_t id = character_id(next.value, character); id >= 0) {
+      flush();
+      ids.push_back(id);
+      continue;
+    }
+    const bool has_bytes = std::all_of(character.begin(), character.end(), [&](char byte) {
+      return byte_ids_[static_cast<std::uint8_t>(byte)] >= 0;
+    });
+    if (has_bytes) {
+      // As in PyPI tokenizers, an unknown character before it is written after it.
+      for (const char byte : character) ids.push_back(byte_ids_[static_cast<std::uint8_t>(byte)]);
+      continue;
+    }
+    if (options_.unk_id < 0) continue;
+    if (!options_.fuse_unk) flush();
+    pending = true;
   }
+  flush();
 }
 
 }  // namespace moiety

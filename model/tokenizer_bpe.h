@@ -2,81 +2,73 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "common/result.h"
+#include "model/tokenizer_cache.h"
+#include "model/tokenizer_merges.h"
+#include "model/tokenizer_vocabulary.h"
 
 namespace moiety {
 
-struct StringHash {
-  using is_transparent = void;
-  std::size_t operator()(std::string_view text) const {
-    return std::hash<std::string_view>{}(text);
-  }
-};
-/// Token text to id, looked up without making a std::string.
-using TokenMap = std::unordered_map<std::string, std::int32_t, StringHash, std::equal_to<>>;
-
-/// Byte-pair encoding over bytes. Immutable, thread-safe.
-///
-/// Merges the pair of the lowest rank, the leftmost first, until none is left, as PyPI tokenizers
-/// does: O(n log n) in the length of the piece.
+/// Byte-pair encoding of pieces of text, over bytes or over characters. Immutable, thread-safe.
 class BpeModel {
  public:
-  struct Merge {
-    std::string left;
-    std::string right;
+  enum class Alphabet {
+    kBytes,       ///< tokens are spelled in the byte-level alphabet (byte_level.h)
+    kCharacters,  ///< tokens are text
+  };
+  struct Options {
+    Alphabet alphabet = Alphabet::kBytes;
+    bool ignore_merges = false;  ///< a piece that is a token stays whole, whatever the merges say
+    // Only with kCharacters; with kBytes every byte has a token.
+    bool byte_fallback = false;  ///< a character without a token becomes its bytes' "<0xHH>" tokens
+    std::int32_t unk_id = -1;    ///< else it becomes this token; -1: nothing
+    bool fuse_unk = false;       ///< neighbours that became unk_id become one
   };
 
-  /// Buffers that calls reuse; one per thread.
+  /// Buffers that calls reuse, and the words encoded lately: one per thread and model.
   class Scratch {
     friend class BpeModel;
-    struct Symbol {
-      std::int32_t id;  // -1: merged into an earlier one
-      std::int32_t previous;
-      std::int32_t next;
-    };
-    std::vector<Symbol> symbols;
-    std::vector<std::uint64_t> queue;  // rank << 32 | position, a heap with the least on top
+    MergeRules::Scratch merges;
+    std::vector<std::int32_t> ids;
+    std::string spelled;
+    WordCache words;
   };
 
-  /// `vocab` spells tokens in the byte-level alphabet (byte_level.h). Merges come in the order of
-  /// their rank. With `ignore_merges`, a piece that is a token stays whole, whatever the merges
-  /// say. kInvalidArgument: a byte that valid UTF-8 uses has no token, or a merge uses or makes no
-  /// token.
-  static Result<BpeModel> build(TokenMap vocab,
-                                const std::vector<Merge>& merges,
-                                bool ignore_merges);
+  /// Merges come in the order of their rank. kInvalidArgument: a byte that valid UTF-8 uses has no
+  /// token (kBytes), or a merge uses or makes no token.
+  static Result<BpeModel> build(Vocabulary vocab,
+                                const std::vector<MergeRules::Merge>& merges,
+                                const Options& options);
 
-  /// Appends the ids of `piece`, a part of valid UTF-8 that is at most 2 GiB long.
+  /// Appends the ids of `piece`, a part of valid UTF-8 that is at most 2 GiB long (whole characters
+  /// with kCharacters).
   void encode(std::string_view piece, Scratch& scratch, std::vector<std::int32_t>& ids) const;
 
-  const TokenMap& vocab() const { return vocab_; }
+  const Vocabulary& vocab() const { return vocab_; }
+  const Options& options() const { return options_; }
 
  private:
-  struct Rule {
-    std::uint64_t pair;  // left << 32 | right; kNoPair: a free place
-    std::uint32_t rank;
-    std::int32_t merged;
-  };
-  static constexpr std::uint64_t kNoPair = ~std::uint64_t{0};
-
   BpeModel() = default;
-  std::size_t place_of(std::uint64_t pair) const;
-  const Rule* find(std::int32_t left, std::int32_t right) const;
-  void enqueue(const Scratch::Symbol& left, std::int32_t position, Scratch& scratch) const;
-  void merge_all(Scratch& scratch) const;
+  Result<void> find_bytes();
+  void encode_part(std::string_view part, Scratch& scratch, std::vector<std::int32_t>& ids) const;
+  void encode_slowly(std::string_view part, Scratch& scratch) const;
+  void spell_bytes(std::string_view part, std::vector<std::int32_t>& ids) const;
+  void spell_characters(std::string_view part, std::vector<std::int32_t>& ids) const;
+  std::int32_t character_id(char32_t value, std::string_view character) const;
+  /// Bytes of the first part of `piece` that merges do not join with what follows.
+  std::size_t first_part(std::string_view piece) const;
 
-  TokenMap vocab_;
-  std::array<std::int32_t, 256> byte_ids_{};
-  std::vector<Rule> rules_;           // open addressing, a power of two, at most half full
-  std::vector<std::int32_t> merged_;  // by rank
-  bool ignore_merges_ = false;
+  Options options_;
+  Vocabulary vocab_;
+  MergeRules merges_;
+  std::array<std::int32_t, 256> byte_ids_{};  // tokens of bytes, or of byte_fallback; -1: none
+  std::vector<std::int32_t> character_ids_;   // kCharacters: by code point below 0x10000; -1: none
+  bool drops_unknown_ = false;                // a character may leave no token
+  bool may_part_ = false;  // kCharacters: pieces may be cut where merges may not join
 };
 
 }  // namespace moiety

@@ -19,10 +19,16 @@ class Normalizer {
   /// Full, context-free lower case, as Rust's char::to_lowercase.
   void add_lowercase();
   void add_replace(Regex pattern, std::string content);
+  /// Puts `content` before every text that is not empty.
+  void add_prepend(std::string content);
+  /// Takes white space off the ends.
+  void add_strip(bool left, bool right);
 
   /// True when apply() returns its input.
   bool empty() const { return steps_.empty(); }
-  /// `text` is valid UTF-8, and so is the result.
+  /// `text` is valid UTF-8, and so is the result. `at_start` becomes false when the start of the
+  /// text is taken away.
+  std::string apply(std::string_view text, bool& at_start) const;
   std::string apply(std::string_view text) const;
 
  private:
@@ -31,7 +37,14 @@ class Normalizer {
     std::string content;
   };
   struct Lowercase {};
-  std::vector<std::variant<Form, Lowercase, Replace>> steps_;
+  struct Prepend {
+    std::string content;
+  };
+  struct Strip {
+    bool left;
+    bool right;
+  };
+  std::vector<std::variant<Form, Lowercase, Replace, Prepend, Strip>> steps_;
 };
 
 }  // namespace moiety

@@ -1,5 +1,6 @@
 #include "model/tokenizer_regex.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -33,25 +34,30 @@ class MatchScratch {
         jit_stack_(pcre2_jit_stack_create(64 << 10, 64 << 20, nullptr)) {
     MOIETY_CHECK(data_ && context_ && jit_stack_, "out of memory");
     constexpr std::uint32_t kNone = std::numeric_limits<std::uint32_t>::max();
-    pcre2_set_match_limit(context_.get(), kNone);
     pcre2_set_depth_limit(context_.get(), kNone);
     pcre2_set_heap_limit(context_.get(), kNone);
     pcre2_jit_stack_assign(context_.get(), nullptr, jit_stack_.get());
   }
 
+  void begin(std::size_t text_bytes) {
+    const std::uint64_t limit = 10'000'000 + 64 * std::uint64_t{text_bytes};
+    pcre2_set_match_limit(context_.get(), static_cast<std::uint32_t>(std::min<std::uint64_t>(
+                                              limit, std::numeric_limits<std::uint32_t>::max())));
+  }
+
   pcre2_match_data* data() { return data_.get(); }
 
-  int match(const pcre2_code* code, std::string_view text, std::size_t start) {
+  int match(const pcre2_code* code, bool is_compiled, std::string_view text, std::size_t start) {
     const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-    // The text is known to be valid; checking all of it before each match would be quadratic.
-    const std::uint32_t options = PCRE2_NO_UTF_CHECK;
-    int found =
-        pcre2_match(code, subject, text.size(), start, options, data_.get(), context_.get());
-    if (found == PCRE2_ERROR_JIT_STACKLIMIT) {  // the interpreter backtracks on the heap
-      found = pcre2_match(code, subject, text.size(), start, options | PCRE2_NO_JIT, data_.get(),
-                          context_.get());
+    if (is_compiled) {
+      const int found =
+          pcre2_jit_match(code, subject, text.size(), start, 0, data_.get(), context_.get());
+      // Without stack the interpreter goes on: it backtracks on the heap.
+      if (found != PCRE2_ERROR_JIT_STACKLIMIT) return found;
     }
-    return found;
+    // The text is known to be valid; checking all of it before each match would be quadratic.
+    return pcre2_match(code, subject, text.size(), start, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                       data_.get(), context_.get());
   }
 
  private:
@@ -84,24 +90,39 @@ Result<Regex> Regex::make(std::string_view pattern, unsigned options) {
                                                  " at byte " + std::to_string(offset) + " of " +
                                                  std::string(pattern));
   }
-  // Where the system forbids code generation, matching falls back to the interpreter by itself.
-  pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
   return Regex(std::move(code));
 }
+
+// Where the system forbids machine code, the interpreter matches.
+Regex::Regex(Code code)
+    : code_(std::move(code)),
+      is_compiled_(pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE) == 0) {}
 
 Result<Regex> Regex::compile(std::string_view pattern) {
   MOIETY_ASSIGN(const std::string translated, translate_pattern(pattern));
   return make(translated, PCRE2_UCP);
 }
 
-Result<Regex> Regex::literal(std::string_view text) { return make(text, PCRE2_LITERAL); }
+Result<Regex> Regex::literal(std::string_view text) {
+  MOIETY_ASSIGN(Regex regex, make(text, PCRE2_LITERAL));
+  regex.literal_ = text;
+  return regex;
+}
 
 void Regex::find_all(std::string_view text, std::vector<Span>& matches) const {
-  thread_local MatchScratch scratch;
   matches.clear();
   std::size_t start = 0;
+  if (!literal_.empty()) {
+    while ((start = text.find(literal_, start)) != std::string_view::npos) {
+      matches.push_back({start, start + literal_.size()});
+      start += literal_.size();
+    }
+    return;
+  }
+  thread_local MatchScratch scratch;
+  scratch.begin(text.size());
   while (start <= text.size()) {
-    const int found = scratch.match(code_.get(), text, start);
+    const int found = scratch.match(code_.get(), is_compiled_, text, start);
     if (found == PCRE2_ERROR_NOMATCH) return;
     if (found < 0) {
       log_error("tokenizer: a pattern failed on a text of {} bytes, the rest stays one piece: {}",
@@ -117,6 +138,21 @@ void Regex::find_all(std::string_view text, std::vector<Span>& matches) const {
     matches.push_back(match);
     start = match.end;
   }
+}
+
+std::string Regex::replace_all(std::string_view text, std::string_view content) const {
+  std::vector<Span> matches;
+  find_all(text, matches);
+  std::string out;
+  out.reserve(text.size());
+  std::size_t done = 0;
+  for (const Span& match : matches) {
+    out += text.substr(done, match.begin - done);
+    out += content;
+    done = match.end;
+  }
+  out += text.substr(done);
+  return out;
 }
 
 }  // namespace moiety

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -27,9 +28,12 @@ class Regex {
   static Result<Regex> literal(std::string_view text);
 
   /// Replaces `matches` by the matches in `text` (valid UTF-8), leftmost first, in order. An empty
-  /// match right after another match does not count. A match that exceeds PCRE2's largest limits
-  /// (2^32 steps of backtracking, all memory) is logged as an error and ends the search.
+  /// match right after another match does not count. A match that takes more than 10 million steps
+  /// of backtracking and 64 for each byte of the text is logged as an error and ends the search, so
+  /// that a pattern of exponential cost holds nobody up.
   void find_all(std::string_view text, std::vector<Span>& matches) const;
+  /// `text` with `content` in place of each match.
+  std::string replace_all(std::string_view text, std::string_view content) const;
 
  private:
   struct Free {
@@ -37,8 +41,10 @@ class Regex {
   };
   using Code = std::unique_ptr<pcre2_real_code_8, Free>;
   static Result<Regex> make(std::string_view pattern, unsigned options);
-  explicit Regex(Code code) : code_(std::move(code)) {}
+  explicit Regex(Code code);
   Code code_;
+  std::string literal_;       // a pattern that needs no regular expression, if not empty
+  bool is_compiled_ = false;  // to machine code
 };
 
 }  // namespace moiety

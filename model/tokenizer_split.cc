@@ -6,30 +6,8 @@
 namespace moiety {
 namespace {
 
-// A part of a piece: a match, or what lies between two.
-struct Part {
-  std::size_t begin;
-  std::size_t end;
-  bool is_match;
-};
-
-// The whole of a non-empty text as parts in order. Empty matches are parts of their own.
-void cover(std::size_t size,
-           const std::vector<Regex::Span>& matches,
-           bool invert,
-           std::vector<Part>& parts) {
-  parts.clear();
-  std::size_t done = 0;
-  for (const Regex::Span& match : matches) {
-    if (done != match.begin) parts.push_back({done, match.begin, invert});
-    parts.push_back({match.begin, match.end, !invert});
-    done = match.end;
-  }
-  if (done != size) parts.push_back({done, size, invert});
-}
-
 // Joins neighbours, in place and in the order given, as the behaviours that merge want it.
-template <class Joins>
+template <class Part, class Joins>
 void merge(std::vector<Part>& parts, Joins joins) {
   std::size_t kept = 0;
   bool previous_match = false;
@@ -45,6 +23,7 @@ void merge(std::vector<Part>& parts, Joins joins) {
   parts.resize(kept);
 }
 
+template <class Part>
 void apply_behavior(SplitBehavior behavior, std::vector<Part>& parts) {
   const auto delimiter_joins = [](bool match, bool previous) { return match && !previous; };
   switch (behavior) {
@@ -75,33 +54,81 @@ void PreTokenizer::add_split(Regex pattern, SplitBehavior behavior, bool invert)
 
 void PreTokenizer::add_prefix_space() { steps_.emplace_back(PrefixSpace{}); }
 
-std::vector<std::string_view> PreTokenizer::apply(std::string_view text,
-                                                  std::deque<std::string>& storage) const {
-  std::vector<std::string_view> pieces;
-  if (!text.empty()) pieces.push_back(text);
-  std::vector<std::string_view> cut;
-  std::vector<Regex::Span> matches;
-  std::vector<Part> parts;
-  for (const auto& step : steps_) {
-    const auto* split = std::get_if<Split>(&step);
-    if (split == nullptr) {
-      for (std::string_view& piece : pieces) {
-        if (!piece.starts_with(' ')) piece = storage.emplace_back(" ").append(piece);
-      }
+void PreTokenizer::add_metaspace(std::string mark, Prepend prepend) {
+  steps_.emplace_back(Metaspace{std::move(mark), prepend});
+}
+
+// The whole of a non-empty text as parts in order. Empty matches are parts of their own.
+void PreTokenizer::cover(std::size_t size, bool invert, Scratch& scratch) {
+  scratch.parts.clear();
+  std::size_t done = 0;
+  for (const Regex::Span& match : scratch.matches) {
+    if (done != match.begin) scratch.parts.push_back({done, match.begin, invert});
+    scratch.parts.push_back({match.begin, match.end, !invert});
+    done = match.end;
+  }
+  if (done != size) scratch.parts.push_back({done, size, invert});
+}
+
+bool PreTokenizer::split(const Split& step, Scratch& scratch) {
+  bool from_start = true;
+  scratch.cut.clear();
+  for (const std::string_view& piece : scratch.pieces) {
+    const bool is_first = &piece == &scratch.pieces.front();
+    step.pattern.find_all(piece, scratch.matches);
+    if (scratch.matches.empty() && !step.invert) {
+      scratch.cut.push_back(piece);
       continue;
     }
-    cut.clear();
-    for (std::string_view piece : pieces) {
-      split->pattern.find_all(piece, matches);
-      cover(piece.size(), matches, split->invert, parts);
-      apply_behavior(split->behavior, parts);
-      for (const Part& part : parts) {
-        if (part.begin != part.end) cut.push_back(piece.substr(part.begin, part.end - part.begin));
+    cover(piece.size(), step.invert, scratch);
+    apply_behavior(step.behavior, scratch.parts);
+    if (is_first) from_start = !scratch.parts.empty() && scratch.parts.front().begin == 0;
+    for (const auto& part : scratch.parts) {
+      if (part.begin == part.end) continue;
+      scratch.cut.push_back(piece.substr(part.begin, part.end - part.begin));
+    }
+  }
+  scratch.pieces.swap(scratch.cut);
+  return from_start;
+}
+
+void PreTokenizer::metaspace(const Metaspace& step, bool at_start, Scratch& scratch) {
+  bool is_first = at_start;
+  for (std::string_view& piece : scratch.pieces) {
+    std::string& text = scratch.texts.emplace_back();
+    for (const char c : piece) {
+      if (c == ' ') {
+        text += step.mark;
+      } else {
+        text += c;
       }
     }
-    pieces.swap(cut);
+    const bool wanted =
+        step.prepend == Prepend::kAlways || (step.prepend == Prepend::kFirst && is_first);
+    if (wanted && !text.starts_with(step.mark)) text.insert(0, step.mark);
+    is_first = false;
+    piece = text;
   }
-  return pieces;
+}
+
+const std::vector<std::string_view>& PreTokenizer::apply(std::string_view text,
+                                                         bool at_start,
+                                                         Scratch& scratch) const {
+  scratch.texts.clear();
+  scratch.pieces.clear();
+  if (!text.empty()) scratch.pieces.push_back(text);
+  for (const auto& step : steps_) {
+    if (const auto* pattern = std::get_if<Split>(&step)) {
+      at_start = split(*pattern, scratch) && at_start;
+    } else if (const auto* mark = std::get_if<Metaspace>(&step)) {
+      metaspace(*mark, at_start, scratch);
+    } else {
+      for (std::string_view& piece : scratch.pieces) {
+        if (!piece.starts_with(' ')) piece = scratch.texts.emplace_back(" ").append(piece);
+      }
+    }
+  }
+  return scratch.pieces;
 }
 
 }  // namespace moiety

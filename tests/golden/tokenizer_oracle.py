@@ -1,6 +1,6 @@
 """Writes what PyPI `tokenizers` makes of many texts and token sequences, as JSON lines.
 
-  {"text": ..., "ids": [...]}                          encode without special tokens
+  {"text": ..., "ids": [...], "template": [...]}       encode without and with special tokens
   {"ids": [...], "decoded": ..., "visible": ...}       decode with and without special tokens
 
 The cases depend only on the seed and on the tokenizer's added tokens.
@@ -70,7 +70,12 @@ WORDS = ["the", "Expert", "GATE", "don't", "x1", "naive", "na\u00efve", "stra\u0
          "\U0001F600", "\u0301", "_", "__init__", "camelCase", "ALL_CAPS", "$9.99", "50%", "@user", "#tag"]
 
 
-def texts(tokenizer: Tokenizer, rng: random.Random) -> list[str]:
+EMOJI = ["\U0001F468", "\U0001F469", "\U0001F467", "\U0001F3FD", "\u200d", "\ufe0f", "\u2764", "\U0001F1E9",
+         "\U0001F1EA", "\U0001F3F4", "\U000E0067", "\U000E007F", "1\ufe0f\u20e3", "\U0001F9D1\u200d\U0001F680", " "]
+
+
+def texts(tokenizer: Tokenizer, rng: random.Random, scale: int) -> list[str]:
+    """About 900 texts, and 400 more for each step of `scale` above 1."""
     def characters(low: int, high: int, most: int) -> str:
         codes = (rng.randint(low, high) for _ in range(rng.randint(1, most)))
         return "".join(chr(code) for code in codes if not 0xD800 <= code <= 0xDFFF)
@@ -80,28 +85,33 @@ def texts(tokenizer: Tokenizer, rng: random.Random) -> list[str]:
         cases.append(characters(low, high, 40))
         cases.append(" ".join(characters(low, high, 8) for _ in range(6)))
         cases.append(rng.choice(WORDS).join(characters(low, high, 5) for _ in range(5)))
-    for _ in range(120):
+    for _ in range(120 * scale):
         cases.append("".join(rng.choice(SPACES + WORDS[:6]) for _ in range(rng.randint(1, 20))))
-    for _ in range(150):
+    for _ in range(150 * scale):
         parts = [rng.choice(WORDS) + rng.choice(SPACES + ["", ""]) for _ in range(rng.randint(1, 30))]
         cases.append("".join(parts))
-    for _ in range(100):
+    for _ in range(100 * scale):
         cases.append(characters(0x01, 0x7F, 80))
-    for _ in range(100):
+    for _ in range(100 * scale):
         cases.append(characters(0x01, 0x10FFFF, 40))
-    for _ in range(80):
+    for _ in range(100 * scale):  # bytes of any kind, as text
+        data = rng.randbytes(rng.randint(1, 60))
+        cases.append(data.decode(rng.choice(["latin-1", "utf-8", "utf-16-le", "cp437"]), errors="replace"))
+    for _ in range(60 * scale):
+        cases.append("".join(rng.choice(EMOJI) for _ in range(rng.randint(1, 12))))
+    for _ in range(80 * scale):
         marks = [chr(rng.randint(*rng.choice(COMBINING))) for _ in range(rng.randint(1, 6))]
         cases.append("".join([rng.choice("aeoAO\u0915\u304b\u1112\U000105d2"), *marks, "\u0307", "z"]))
         first = rng.choice([rng.randrange(0x3400), rng.randrange(0xA000, 0xD700), rng.randrange(0x10000, 0x1FC00)])
         cases.append("".join(map(chr, range(first, first + 200))))
-    for _ in range(60):
+    for _ in range(60 * scale):
         cases.append("".join(rng.choice("0123456789., \u0660\u0967\u00b2") for _ in range(rng.randint(1, 25))))
     added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
     rng.shuffle(added)
-    for content in added[:40]:
+    for content in added[:20 * scale]:
         cases += [content, content + content, f"a{content}b", f" {content} ", f"{content[:-1]} {content[1:]}",
                   f"\n{content}\n\n", content[:-1] + content, content.upper()]
-    for _ in range(80 if added else 0):
+    for _ in range(80 * scale if added else 0):
         pool = added + WORDS + SPACES
         cases.append("".join(rng.choice(rng.choice([added, pool])) for _ in range(rng.randint(1, 12))))
     return cases
@@ -120,16 +130,18 @@ def sequences(tokenizer: Tokenizer, rng: random.Random) -> list[list[int]]:
     return cases
 
 
-def write_cases(tokenizer_folder: Path, output: Path, seed: int = 20) -> int:
+def write_cases(tokenizer_folder: Path, output: Path, seed: int = 20, scale: int = 1) -> int:
     """Returns the number of texts."""
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     rng = random.Random(seed)
-    encoded = [(text, tokenizer.encode(text, add_special_tokens=False).ids) for text in texts(tokenizer, rng)]
+    cases = list(dict.fromkeys(texts(tokenizer, rng, scale)))
+    encoded = [(text, tokenizer.encode(text, add_special_tokens=False).ids) for text in cases]
     with output.open("w", encoding="utf-8") as file:
         for text, ids in encoded:
-            file.write(json.dumps({"text": text, "ids": ids}) + "\n")
+            template = tokenizer.encode(text, add_special_tokens=True).ids
+            file.write(json.dumps({"text": text, "ids": ids, "template": template}) + "\n")
         for ids in [ids for _, ids in encoded] + sequences(tokenizer, rng):
             case = {"ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=False),
                     "visible": tokenizer.decode(ids, skip_special_tokens=True)}
@@ -142,5 +154,7 @@ if __name__ == "__main__":
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=20)
+    parser.add_argument("--scale", type=int, default=1)
     arguments = parser.parse_args()
-    print(f"{write_cases(arguments.tokenizer, arguments.output, arguments.seed)} texts", file=sys.stderr)
+    count = write_cases(arguments.tokenizer, arguments.output, arguments.seed, arguments.scale)
+    print(f"{count} texts", file=sys.stderr)

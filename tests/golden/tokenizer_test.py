@@ -1,5 +1,8 @@
-"""Compares Moiety's tokenizer with PyPI `tokenizers` on one tokenizer.json and on variants of it; exits 1
-where they differ.
+"""Compares Moiety's tokenizer with PyPI `tokenizers`, token for token; exits 1 where they differ.
+
+  --bundled    on the bundled tokenizer.json, and on variants of it that use the other parts
+  --fallback   on tokenizers over characters with byte fallback, made here
+  --real       on the tokenizers of four published models (real_tokenizers.py)
 
 Needs `tokenizers` in the Python that runs this, and the built program tokenizer_check.
 """
@@ -10,34 +13,62 @@ import sys
 import tempfile
 from pathlib import Path
 
+import real_tokenizers
+import tokenizer_fallback
+import tokenizer_variants
 from tokenizer_oracle import write_cases
-from tokenizer_variants import variants
 
-LEAST_TEXTS = 700
+BUNDLED = Path(__file__).resolve().parents[2] / "models" / "moiety-tiny-emo" / "tokenizer.json"
+
+
+class Comparison:
+    def __init__(self, program: Path, seed: int):
+        self.program = program
+        self.seed = seed
+        self.failures = 0
+
+    def run(self, name: str, content: str, whole: bool) -> None:
+        """`whole`: over at least 2,000 texts, else 700."""
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "tokenizer.json").write_text(content, encoding="utf-8")
+            cases = Path(folder) / "cases.jsonl"
+            count = write_cases(Path(folder), cases, self.seed, 3 if whole else 1)
+            print(f"{name}: ", end="", flush=True)
+            done = subprocess.run([self.program, folder, cases], check=False)
+        least = 2000 if whole else 700
+        if done.returncode != 0 or count < least:
+            print(f"{name}: FAILED with {count} texts (at least {least} are needed)", file=sys.stderr)
+            self.failures += 1
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", type=Path, required=True, help="the program tokenizer_check")
     parser.add_argument("--seed", type=int, default=20)
-    parser.add_argument("--no-variants", action="store_true", help="only the file as it is")
+    for kind in ("bundled", "fallback", "real"):
+        parser.add_argument(f"--{kind}", action="store_true")
+    parser.add_argument("--only", default="", help="variants whose name contains this")
     arguments = parser.parse_args()
-    text = (arguments.tokenizer / "tokenizer.json").read_text(encoding="utf-8")
-    failures = 0
-    for name, variant in variants(text):
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "tokenizer.json").write_text(variant, encoding="utf-8")
-            cases = Path(folder) / "cases.jsonl"
-            count = write_cases(Path(folder), cases, arguments.seed)
-            print(f"{name}: ", end="", flush=True)
-            done = subprocess.run([arguments.check, folder, cases], check=False)
-        if done.returncode != 0 or count < LEAST_TEXTS:
-            print(f"{name}: FAILED with {count} texts (at least {LEAST_TEXTS} are needed)", file=sys.stderr)
-            failures += 1
-        if arguments.no_variants:
-            break
-    return 1 if failures else 0
+    comparison = Comparison(arguments.check, arguments.seed)
+    files = []
+    if arguments.bundled:
+        files += tokenizer_variants.variants(BUNDLED.read_text(encoding="utf-8"))
+    if arguments.fallback:
+        files += tokenizer_fallback.variants()
+    try:
+        for name in real_tokenizers.PACKAGES if arguments.real else ():
+            path = real_tokenizers.ensure(name) / "tokenizer.json"
+            files.append((name, path.read_text(encoding="utf-8")))
+    except real_tokenizers.Unavailable as error:
+        print(error, file=sys.stderr)
+        return 1
+    if not files:
+        parser.error("nothing to compare: give --bundled, --fallback or --real")
+    for name, content in files:
+        if arguments.only in name:
+            whole = name in ("as it is", "Mixtral") or name in real_tokenizers.PACKAGES
+            comparison.run(name, content, whole)
+    return 1 if comparison.failures else 0
 
 
 if __name__ == "__main__":

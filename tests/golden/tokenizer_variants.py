@@ -5,6 +5,10 @@ import json
 from collections.abc import Iterator
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+# As in DeepSeek's first models.
+DEEPSEEK = ["[\r\n]", "\\s?[A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u0370-\u0373\u0400-\u0481\u048a-\u052f]+",
+            "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", "\\s+$",
+            "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"]
 NUMBERS_AND_SPACE = "\\p{N}{1,3}|\\s+"
 
 
@@ -59,6 +63,8 @@ def variants(text: str) -> Iterator[tuple[str, str]]:
     yield "string pattern, contiguous digits, prefix space on every piece", json.dumps(prefixed)
     digits = [{"type": "Digits", "individual_digits": True}, split({"Regex": "^.|[^\\S\\n]+$|(?i:THE)|a*"}, "Isolated")]
     yield "digits, lines, empty matches", json.dumps(with_parts(original, digits))
+    deepseek = [split({"Regex": pattern}, "Isolated") for pattern in DEEPSEEK]
+    yield "DeepSeek", json.dumps(with_parts(original, [*deepseek, {"type": "Digits", "individual_digits": True}]))
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
         replace = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"}
         yield form, json.dumps(with_parts(original, [split({"Regex": "\\s+"}, "Isolated")], [{"type": form}, replace]))

@@ -134,8 +134,8 @@ std::vector<std::string> pieces(std::string_view pattern,
                                 std::string_view text) {
   PreTokenizer pre_tokenizer;
   pre_tokenizer.add_split(*Regex::literal(pattern), behavior, invert);
-  std::deque<std::string> storage;
-  const auto views = pre_tokenizer.apply(text, storage);
+  PreTokenizer::Scratch scratch;
+  const auto& views = pre_tokenizer.apply(text, true, scratch);
   return {views.begin(), views.end()};
 }
 
@@ -161,8 +161,8 @@ TEST(PreTokenizer, PrefixSpaceGoesBeforeEveryPiece) {
   PreTokenizer pre_tokenizer;
   pre_tokenizer.add_split(*Regex::compile("\\s"), SplitBehavior::kMergedWithNext, false);
   pre_tokenizer.add_prefix_space();
-  std::deque<std::string> storage;
-  EXPECT_THAT(pre_tokenizer.apply("a b\tc", storage), ElementsAre(" a", " b", " \tc"));
+  PreTokenizer::Scratch scratch;
+  EXPECT_THAT(pre_tokenizer.apply("a b\tc", true, scratch), ElementsAre(" a", " b", " \tc"));
 }
 
 std::vector<std::string> added_pieces(const std::vector<AddedToken>& tokens,

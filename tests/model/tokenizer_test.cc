@@ -237,6 +237,91 @@ TEST(TokenizerFile, AddedTokenOutsideTheAlphabet) {
   EXPECT_EQ(tokenizer->decode({300, 299, 'b'}), "<\uff5cuser name\uff5c>b");
 }
 
+// Characters, as Llama 2 and Mixtral have them: "a", "b", U+2581 and U+2581 "a" are tokens, and the
+// bytes of U+00E4.
+std::string fallback_file(std::string_view decoder) {
+  return fmt::format(
+      R"({{"normalizer": {{"type": "Sequence", "normalizers": [
+             {{"type": "Prepend", "prepend": "\u2581"}},
+             {{"type": "Replace", "pattern": {{"String": " "}}, "content": "\u2581"}}]}},
+          "pre_tokenizer": null, "decoder": {},
+          "post_processor": {{"type": "TemplateProcessing",
+             "single": [{{"SpecialToken": {{"id": "<s>"}}}}, {{"Sequence": {{"id": "A"}}}}],
+             "special_tokens": {{"<s>": {{"ids": [1]}}}}}},
+          "added_tokens": [{{"id": 1, "content": "<s>", "special": true}}],
+          "model": {{"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+             "vocab": {{"<unk>": 0, "<s>": 1, "<0xC3>": 2, "<0xA4>": 3, "a": 4, "b": 5, "\u2581": 6,
+                        "\u2581a": 7}},
+             "merges": ["\u2581 a"]}}}})",
+      decoder);
+}
+
+constexpr std::string_view kMixtralDecoder = R"({"type": "Sequence", "decoders": [
+    {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"},
+    {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]})";
+
+TEST(ByteFallback, EncodesAndDecodes) {
+  const auto tokenizer = Tokenizer::parse(fallback_file(kMixtralDecoder));
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  EXPECT_THAT(tokenizer->encode("ab a"), ElementsAre(7, 5, 7));
+  EXPECT_THAT(tokenizer->encode("\u00e4b"), ElementsAre(6, 2, 3, 5));
+  EXPECT_THAT(tokenizer->encode("\u00f6\u4e2d"
+                                "b"),
+              ElementsAre(6, 0, 5))
+      << "unknown ones fuse";
+  EXPECT_THAT(tokenizer->encode(""), ElementsAre());
+  EXPECT_THAT(tokenizer->encode("a", true), ElementsAre(1, 7));
+  EXPECT_THAT(tokenizer->encode("", true), ElementsAre(1));
+  EXPECT_EQ(tokenizer->decode({1, 7, 5, 7}), "ab a");
+  EXPECT_EQ(tokenizer->decode({6, 6, 2, 3}), " \u00e4");
+  EXPECT_EQ(tokenizer->decode({2, 3, 2, 5}),
+            "\uFFFD\uFFFD\uFFFD"
+            "b")
+      << "not even the whole ones";
+  EXPECT_EQ(tokenizer->token_bytes(2), "\xC3");
+  EXPECT_EQ(tokenizer->token_bytes(7), " a");
+}
+
+TEST(ByteFallback, StreamsHoldBackRunsOfBytes) {
+  const auto tokenizer = Tokenizer::parse(fallback_file(kMixtralDecoder));
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  StreamDecoder stream(*tokenizer);
+  EXPECT_EQ(stream.push(1), "");
+  EXPECT_EQ(stream.push(6), "") << "the space that is stripped";
+  EXPECT_EQ(stream.push(7), " a");
+  EXPECT_EQ(stream.push(2), "");
+  EXPECT_EQ(stream.push(3), "");
+  EXPECT_EQ(stream.push(5), "\u00e4b");
+  EXPECT_EQ(stream.push(3), "");
+  EXPECT_EQ(stream.finish(), "\uFFFD");
+  EXPECT_EQ(stream.push(7), "a") << "a new text";
+}
+
+TEST(ByteFallback, MetaspaceDropsTheFirstMark) {
+  const auto tokenizer =
+      Tokenizer::parse(fallback_file(R"({"type": "Metaspace", "replacement": "\u2581"})"));
+  ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+  EXPECT_EQ(tokenizer->decode({7, 7, 6}), "a a ");
+  EXPECT_EQ(decode_as_stream(*tokenizer, {1, 7, 7, 6}, true), "a a ");
+}
+
+TEST(ByteFallback, RefusesDecodersOfAnotherOrder) {
+  const auto message = [](std::string_view steps) {
+    const auto tokenizer = Tokenizer::parse(
+        fallback_file(fmt::format(R"({{"type": "Sequence", "decoders": [{}]}})", steps)));
+    return tokenizer ? "accepted" : tokenizer.error().message;
+  };
+  EXPECT_THAT(message(R"({"type": "Fuse"}, {"type": "ByteFallback"})"),
+              HasSubstr("decoder.decoders[1]: ByteFallback after Fuse is not supported"));
+  EXPECT_THAT(
+      message(R"({"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 1})"),
+      HasSubstr("decoder.decoders[1].stop: anything but 0"));
+  EXPECT_THAT(
+      message(R"({"type": "Fuse"}, {"type": "Strip", "content": "ab", "start": 1, "stop": 0})"),
+      HasSubstr("content: is not one character"));
+  EXPECT_THAT(message(R"({"type": "Fuse"}, {"type": "WordPiece"})"), HasSubstr("WordPiece"));
+}
+
 TEST(TokenizerFile, ErrorsNameThePart) {
   struct Case {
     std::string text;
@@ -262,15 +347,18 @@ TEST(TokenizerFile, ErrorsNameThePart) {
       {"", "not JSON"},
       {"{\"model\": ", "not JSON"},
       {"[1]", "is not a JSON object"},
-      {"{}", "has no \"pre_tokenizer\""},
+      {"{}", "has no \"decoder\""},
+      {R"({"model": {}, "decoder": 1, "model": {}})", "has \"model\" twice"},
       {R"({"version": "2.0"})", "version: 2.0 is not supported"},
       {normalizer(R"({"type": "BertNormalizer"})"), "normalizer: normalizer BertNormalizer"},
-      {normalizer(R"({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Strip"}]})"),
-       "normalizer.normalizers[1]: normalizer Strip"},
-      {normalizer("3"), "has no \"type\""},
-      {pre_tokenizer("null"), "has no \"pre_tokenizer\""},
+      {normalizer(
+           R"({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "StripAccents"}]})"),
+       "normalizer.normalizers[1]: normalizer StripAccents"},
+      {normalizer("3"), "normalizer: is not an object"},
+      {normalizer("{}"), "normalizer: has no \"type\""},
+      {pre_tokenizer("null"), "decoder: decoder ByteLevel without the pre_tokenizer ByteLevel"},
       {pre_tokenizer(R"({"type": "Whitespace"})"), "pre_tokenizer Whitespace"},
-      {pre_tokenizer(R"({"type": "Digits"})"), "without ByteLevel"},
+      {pre_tokenizer(R"({"type": "Digits"})"), "without the pre_tokenizer ByteLevel"},
       {pre_tokenizer(
            R"({"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}, {"type": "Digits"}]})"),
        "pre_tokenizer.pretokenizers[1]: Digits after ByteLevel"},
@@ -281,12 +369,21 @@ TEST(TokenizerFile, ErrorsNameThePart) {
       {pre_tokenizer(R"({"type": "Split", "pattern": {"String": "a"}, "behavior": "Joined"})"),
        "behavior Joined"},
       {with([](auto& f) { f.decoder = "null"; }), "has no \"decoder\""},
-      {with([](auto& f) { f.decoder = R"({"type": "Metaspace"})"; }), "decoder Metaspace"},
+      {with([](auto& f) { f.decoder = R"({"type": "Metaspace"})"; }),
+       "decoder Metaspace with the pre_tokenizer ByteLevel"},
       {with([](auto& f) { f.post_processor = R"({"type": "Odd"})"; }), "post_processor Odd"},
+      {with([](auto& f) {
+         f.post_processor =
+             R"({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}]})";
+       }),
+       "post_processor.single[0].SpecialToken: '<s>' is not in special_tokens"},
+      {with([](auto& f) {
+         f.post_processor = R"({"type": "BertProcessing", "cls": ["x", 999], "sep": ["y", 1]})";
+       }),
+       "post_processor: there is no token with id 999"},
       {with([](auto& f) { f.left_out_byte = 0x80; }), "no token for byte 0x80"},
       {with([](auto& f) { f.model_type = "Unigram"; }), "model: model Unigram"},
       {model(R"("dropout": 0.1,)"), "model.dropout"},
-      {model(R"("byte_fallback": true,)"), "byte_fallback"},
       {model(R"("byte_fallback": 1,)"), "model.byte_fallback: is not true or false"},
       {model(R"("end_of_word_suffix": "</w>",)"), "model.end_of_word_suffix"},
       {merges(R"([["a", "b", "c"]])"), "model.merges[0]: is not a pair"},

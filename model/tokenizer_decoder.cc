@@ -1,0 +1,110 @@
+#include "model/tokenizer_decoder.h"
+
+#include <charconv>
+#include <optional>
+#include <utility>
+
+#include "model/byte_level.h"
+#include "model/utf8.h"
+
+namespace moiety {
+namespace {
+
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
+
+// Bytes at the start of `text` that are at most `most` times `character`.
+std::size_t start_of(std::string_view text, std::string_view character, std::size_t most) {
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < most && text.substr(size).starts_with(character); ++i) {
+    size += character.size();
+  }
+  return size;
+}
+
+// "<0xHH>"
+std::optional<char> byte_of(std::string_view token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || !token.ends_with('>')) return std::nullopt;
+  std::uint8_t byte = 0;
+  const char* end = token.data() + 5;
+  if (std::from_chars(token.data() + 3, end, byte, 16).ptr != end) return std::nullopt;
+  return static_cast<char>(byte);
+}
+
+}  // namespace
+
+TokenDecoder::TokenDecoder(std::vector<Step> steps, bool byte_fallback, Strip fused)
+    : steps_(std::move(steps)),
+      byte_level_(false),
+      byte_fallback_(byte_fallback),
+      fused_(std::move(fused)) {}
+
+TokenDecoder::Token TokenDecoder::token(std::string_view spelled, bool is_first) const {
+  if (byte_level_) return {byte_level_decode(spelled), false};
+  std::string text(spelled);
+  for (const Step& step : steps_) {
+    if (const auto* rule = std::get_if<Replace>(&step)) {
+      text = rule->pattern.replace_all(text, rule->content);
+    } else if (const auto* strip = std::get_if<Strip>(&step)) {
+      text.erase(0, start_of(text, strip->character, strip->most));
+    } else {
+      const auto& metaspace = std::get<Metaspace>(step);
+      text = metaspace.mark.replace_all(text, is_first && metaspace.drop_first ? "" : " ");
+    }
+  }
+  if (const auto byte = byte_of(text); byte && byte_fallback_) return {std::string(1, *byte), true};
+  return {std::move(text), false};
+}
+
+bool TokenDecoder::first_differs() const {
+  for (const Step& step : steps_) {
+    const auto* mark = std::get_if<Metaspace>(&step);
+    if (mark != nullptr && mark->drop_first) return true;
+  }
+  return false;
+}
+
+void TokenDecoder::push(const Token& token, DecodeState& state, std::string& text) const {
+  ++state.num_tokens;
+  if (byte_level_) {
+    state.pending += token.text;
+    const std::size_t certain = state.pending.size() - unfinished_utf8_suffix(state.pending);
+    append_replacing_invalid(std::string_view(state.pending).substr(0, certain), text);
+    state.pending.erase(0, certain);
+  } else if (token.is_byte) {
+    state.pending += token.text;
+  } else {
+    end_run(state, text);
+    append(token.text, state, text);
+  }
+}
+
+void TokenDecoder::finish(DecodeState& state, std::string& text) const {
+  if (byte_level_) {
+    append_replacing_invalid(state.pending, text);
+  } else {
+    end_run(state, text);
+  }
+  state = {};
+}
+
+void TokenDecoder::end_run(DecodeState& state, std::string& text) const {
+  if (state.pending.empty()) return;
+  if (is_valid_utf8(state.pending)) {
+    append(state.pending, state, text);
+  } else {
+    for (std::size_t i = 0; i < state.pending.size(); ++i) append(kReplacement, state, text);
+  }
+  state.pending.clear();
+}
+
+void TokenDecoder::append(std::string_view part, DecodeState& state, std::string& text) const {
+  if (state.may_strip && !part.empty()) {
+    const std::size_t size = start_of(part, fused_.character, fused_.most - state.num_stripped);
+    state.num_stripped += fused_.character.empty() ? 0 : size / fused_.character.size();
+    state.may_strip = size == part.size() && state.num_stripped < fused_.most;
+    part.remove_prefix(size);
+  }
+  text += part;
+}
+
+}  // namespace moiety

@@ -1,0 +1,24 @@
+#pragma once
+
+#include "common/result.h"
+#include "model/tokenizer_json.h"
+#include "model/tokenizer_json_value.h"
+
+namespace moiety {
+
+/// Adds the steps of a `normalizer`.
+Result<void> parse_normalizer(const JsonValue& part, Normalizer& normalizer);
+
+/// Adds the steps of a `pre_tokenizer`. `byte_level` becomes true with the ByteLevel part: what
+/// follows would see its alphabet, not text.
+Result<void> parse_pre_tokenizer(const JsonValue& part,
+                                 PreTokenizer& pre_tokenizer,
+                                 bool& byte_level);
+
+/// The `decoder`, which must be of the kind of the pre_tokenizer.
+Result<TokenDecoder> parse_decoder(const JsonValue& part, bool byte_level);
+
+/// The `post_processor`; whether its ids are those of tokens is not checked.
+Result<SpecialTokens> parse_post_processor(const JsonValue& part);
+
+}  // namespace moiety
