@@ -67,12 +67,18 @@ void expert_bench(benchmark::State& state, Variant variant, DType dtype, std::in
   const ExpertWeights weights{random_matrix(dtype, kIntermediate, kHidden),
                               random_matrix(dtype, kIntermediate, kHidden),
                               random_matrix(dtype, kHidden, kIntermediate)};
-  std::vector<float> x = random_floats(static_cast<std::size_t>(m) * kHidden);
-  round_inputs(dtype, x);
+  const std::vector<float> x = random_floats(static_cast<std::size_t>(m) * kHidden);
+  InputRows rows;
+  rows.reset(variant, dtype, m, kHidden);
+  for (std::int32_t row = 0; row < m; ++row) {
+    rows.set_row(row, &x[static_cast<std::size_t>(row) * kHidden]);
+  }
+  const ExpertRows all{&weights, 0, m};
   std::vector<float> y(x.size());
-  std::vector<float> scratch(expert_scratch_floats(weights, m));
+  ThreadPool pool(1);
+  GroupedExperts experts;
   for (auto _ : state) {
-    expert_ffn(variant, weights, x.data(), m, y.data(), scratch);
+    experts.run(rows, {&all, 1}, y.data(), pool);
     benchmark::DoNotOptimize(y.data());
   }
   report(state, static_cast<double>(weights.num_bytes()), 6.0 * m * kHidden * kIntermediate);
@@ -102,7 +108,7 @@ void attention_bench(
   std::vector<float> out(kSize * static_cast<std::size_t>(rows));
   ThreadPool pool(0);
   for (auto _ : state) {
-    attention(variant, layer, queries, kHeads, 0.09f, values.data(), out.data(), pool);
+    attention(variant, layer, queries, kHeads, 0.09f, 0, values.data(), out.data(), pool);
     benchmark::DoNotOptimize(out.data());
   }
   double pairs = 0;

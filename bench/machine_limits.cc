@@ -1,0 +1,102 @@
+#include "bench/machine_limits.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+
+#include "common/check.h"
+
+namespace moiety::bench {
+namespace {
+
+constexpr std::size_t kPieceBytes = std::size_t{4} << 20;  // a thread reads at once
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point began) {
+  return std::chrono::duration<double>(Clock::now() - began).count();
+}
+
+MatrixLoop choose_loop(bool bf16_inputs) {
+  std::vector<MatrixLoop> loops = matrix_loops();
+  MatrixLoop chosen = loops.front();
+  for (const MatrixLoop& loop : loops) {
+    if (loop.inputs == MatrixLoop::Inputs::kF32 || (loop.tiles && bf16_inputs)) chosen = loop;
+  }
+  return chosen;
+}
+
+}  // namespace
+
+MachineLimits::MachineLimits(std::size_t num_threads, bool bf16_inputs, std::size_t buffer_bytes)
+    : pool_(num_threads),
+      matrix_loop_(choose_loop(bf16_inputs)),
+      num_pieces_(std::max<std::size_t>(buffer_bytes / kPieceBytes, 1)) {
+  const std::size_t bytes = num_pieces_ * kPieceBytes;
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  MOIETY_CHECK(memory != MAP_FAILED, "no memory for the buffer that is read");
+  buffer_ = static_cast<std::byte*>(memory);
+  ::madvise(memory, bytes, MADV_HUGEPAGE);  // a hint: fewer TLB misses
+  pool_.parallel_for(num_pieces_, [&](std::size_t i, std::size_t) {
+    std::memset(buffer_ + i * kPieceBytes, 1, kPieceBytes);
+  });
+}
+
+MachineLimits::~MachineLimits() { ::munmap(buffer_, num_pieces_ * kPieceBytes); }
+
+double MachineLimits::measure_dram(double seconds) {
+  double read = 0;
+  const Clock::time_point began = Clock::now();
+  do {
+    pool_.parallel_for(num_pieces_, [&](std::size_t i, std::size_t) {
+      read_bytes(buffer_ + i * kPieceBytes, kPieceBytes);
+    });
+    read += static_cast<double>(num_pieces_ * kPieceBytes);
+  } while (seconds_since(began) < seconds);
+  return read / seconds_since(began);
+}
+
+double MachineLimits::measure_loop(const MatrixLoop& loop, double seconds) {
+  // Short tasks from one queue, so that a thread that starts late or is interrupted does less
+  // instead of being waited for.
+  std::int64_t rounds = 64;
+  for (;; rounds *= 2) {
+    const Clock::time_point began = Clock::now();
+    loop.run(rounds);
+    if (seconds_since(began) > 1e-4) break;
+  }
+  const std::size_t tasks = 16 * pool_.num_threads();
+  double operations = 0;
+  const Clock::time_point began = Clock::now();
+  do {
+    pool_.parallel_for(tasks, [&](std::size_t, std::size_t) { loop.run(rounds); });
+    operations += static_cast<double>(tasks) * static_cast<double>(rounds) * loop.operations;
+  } while (seconds_since(began) < seconds);
+  return operations / seconds_since(began);
+}
+
+MachineRates MachineLimits::measure(double seconds) {
+  return {measure_dram(seconds * 2 / 3), measure_loop(matrix_loop_, seconds / 3)};
+}
+
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with("model name")) continue;
+    const std::size_t at = line.find(": ");
+    if (at != std::string::npos) return line.substr(at + 2);
+  }
+  return "unknown CPU";
+}
+
+double median(std::vector<double> values) {
+  MOIETY_CHECK(!values.empty(), "median of nothing");
+  std::sort(values.begin(), values.end());
+  const std::size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+}  // namespace moiety::bench

@@ -1,0 +1,178 @@
+#include "cli/generate_jobs.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <random>
+
+#include "router/generation_fields.h"
+
+namespace moiety::cli {
+namespace json = boost::json;
+namespace {
+
+constexpr std::int32_t kDefaultMaxTokens = 64;
+
+std::uint64_t random_seed() {
+  std::random_device device;
+  return (std::uint64_t{device()} << 32) | device();
+}
+
+}  // namespace
+
+Result<JobMaker> JobMaker::make(const OfflineModel& offline, std::string deployment) {
+  MOIETY_ASSIGN(GenerationDefaults defaults,
+                GenerationDefaults::load(offline.checkpoint->folder()));
+  if (!defaults.temperature) defaults.temperature = 0.0f;
+  return JobMaker(offline, std::move(deployment), std::move(defaults));
+}
+
+Result<std::vector<std::int32_t>> JobMaker::encode(std::string_view text,
+                                                   bool add_special_tokens) const {
+  if (!offline_->tokenizer) {
+    return fail(ErrorCode::kFailedPrecondition,
+                (offline_->checkpoint->folder() / "tokenizer.json").string() +
+                    " does not exist, so text cannot be read: give token ids");
+  }
+  return offline_->tokenizer->encode(text, add_special_tokens);
+}
+
+Result<std::vector<std::int32_t>> JobMaker::encode_chat(const json::value& messages) {
+  if (!chat_template_) {
+    const std::filesystem::path& folder = offline_->checkpoint->folder();
+    MOIETY_ASSIGN(chat_template_, ChatTemplate::load(folder));
+    if (!chat_template_) {
+      return fail(ErrorCode::kFailedPrecondition,
+                  folder.string() +
+                      " has no chat template (chat_template.jinja or the field "
+                      "chat_template of tokenizer_config.json): give a prompt");
+    }
+  }
+  MOIETY_ASSIGN(const std::string text,
+                chat_template_->render({{"messages", messages}, {"add_generation_prompt", true}}));
+  return encode(text, false);  // the template wrote them
+}
+
+Result<GenerateJob> JobMaker::job(const json::object& given, const std::string& where) {
+  json::object object = given;
+  object.emplace("model", "");  // a field of the API, where a server may have several
+  FieldReader reader(object);
+  const Architecture& arch = offline_->checkpoint->architecture();
+  GenerationFields fields = read_generation_fields(reader, arch.vocab_size);
+  reader.read("logprobs", 0, kMaxLogprobs, fields.logprobs);
+  const json::value* prompt = reader.find("prompt");
+  const json::value* ids = reader.find("ids");
+  const json::value* messages = reader.find("messages");
+  if ((prompt != nullptr) + (ids != nullptr) + (messages != nullptr) != 1)
+    reader.fail("prompt", "give exactly one of prompt, ids and messages");
+  if (prompt != nullptr && !prompt->is_string()) reader.fail("prompt", "prompt must be a string");
+  std::optional<std::vector<std::int32_t>> tokens;
+  if (ids != nullptr) {
+    if (ids->is_array()) tokens = token_ids(ids->get_array());
+    if (!tokens) reader.fail("ids", "ids must be an array of token ids");
+  }
+  if (fields.n != 1) reader.fail("n", "n must be 1: give the prompt several times");
+  reader.refuse_unread();
+  if (reader.error()) {
+    return fail(ErrorCode::kInvalidArgument, where + ": " + reader.error()->message);
+  }
+  if (!offline_->tokenizer && !fields.stop.empty()) {
+    return fail(ErrorCode::kInvalidArgument,
+                where + ": stop: the model has no tokenizer.json; stop_token_ids work");
+  }
+  if (!tokens) {
+    auto encoded = prompt != nullptr ? encode(std::string_view(prompt->get_string()), true)
+                                     : encode_chat(*messages);
+    if (!encoded) return with_context(where, encoded.error());
+    tokens = std::move(*encoded);
+  }
+  GenerateJob job;
+  job.request.deployment = deployment_;
+  job.request.prompt = std::move(*tokens);
+  job.request.sampling =
+      sampling_params(fields, defaults_, fields.seed.value_or(random_seed()), arch.eos_ids);
+  job.request.max_tokens = fields.max_tokens.value_or(kDefaultMaxTokens);
+  if (!fields.ignore_eos) job.request.stop_ids = arch.eos_ids;
+  job.text = {.stop = std::move(fields.stop),
+              .include_stop = fields.include_stop_str_in_output,
+              .stop_token_ids = std::move(fields.stop_token_ids),
+              .min_tokens = fields.min_tokens,
+              .skip_special = fields.skip_special_tokens,
+              .keep_tokens = fields.logprobs >= 0};
+  return job;
+}
+
+Result<std::vector<BatchLine>> parse_batch(std::string_view text,
+                                           const std::string& file,
+                                           const json::object& defaults) {
+  std::vector<BatchLine> lines;
+  std::size_t line_number = 0;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string_view line = text.substr(begin, end - begin);
+    begin = end + 1;
+    ++line_number;
+    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    BatchLine next{defaults, file + ":" + std::to_string(line_number)};
+    boost::system::error_code ec;
+    const json::value value = json::parse({line.data(), line.size()}, ec);
+    if (ec || !value.is_object()) {
+      return fail(ErrorCode::kInvalidArgument, next.where + ": each line must be a JSON object");
+    }
+    for (const auto& [key, field] : value.get_object()) next.fields[key] = field;
+    lines.push_back(std::move(next));
+  }
+  if (lines.empty()) return fail(ErrorCode::kInvalidArgument, file + ": has no lines");
+  return lines;
+}
+
+Result<std::string> read_stdin() {
+  std::string text;
+  char buffer[65536];
+  for (;;) {
+    const ssize_t count = ::read(STDIN_FILENO, buffer, sizeof buffer);
+    if (count == 0) return text;
+    if (count < 0 && errno == EINTR) {
+      if (interrupted()) return interrupted_error();
+      continue;
+    }
+    if (count < 0) {
+      return fail(ErrorCode::kIo, std::string("standard input: ") + std::strerror(errno));
+    }
+    text.append(buffer, static_cast<std::size_t>(count));
+  }
+}
+
+Result<json::array> parse_ids(const std::string& text) {
+  json::array ids;
+  const auto refuse = [&] {
+    return fail(ErrorCode::kInvalidArgument,
+                "--ids " + text + ": must be token ids with commas, as in 1,2,3");
+  };
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  const auto skip = [&](std::string_view characters) {
+    while (at != end && characters.find(*at) != std::string_view::npos) ++at;
+  };
+  skip(" \t\n[");
+  while (at != end && *at != ']') {
+    std::int32_t id = -1;
+    const auto [stopped, error] = std::from_chars(at, end, id);
+    if (error != std::errc() || id < 0) return refuse();
+    ids.push_back(id);
+    at = stopped;
+    skip(" \t\n");
+    if (at == end || *at == ']') break;
+    if (*at != ',') return refuse();
+    ++at;
+    skip(" \t\n");
+  }
+  skip(" \t\n]");
+  if (at != end || ids.empty()) return refuse();
+  return ids;
+}
+
+}  // namespace moiety::cli
