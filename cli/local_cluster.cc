@@ -134,6 +134,8 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, bool progr
                                         "--run-dir",    run_dir_.string()};
   if (options.capacity > 0)
     arguments.insert(arguments.end(), {"--capacity", std::to_string(options.capacity)});
+  if (!options.expert_dtype.empty())
+    arguments.insert(arguments.end(), {"--expert-dtype", options.expert_dtype});
   if (!options.served_name.empty())
     arguments.insert(arguments.end(), {"--served-model-name", options.served_name});
   if (options.worker_threads > 0) {

@@ -25,6 +25,7 @@ struct LocalClusterOptions {
   bool full = true;
   std::string combine = "per_worker";
   std::string dtype = "bf16";
+  std::string expert_dtype;  ///< as dtype unless given
   std::string kernels = "auto";
   std::string host = "127.0.0.1";
   std::uint16_t port = 8000;

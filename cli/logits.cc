@@ -16,8 +16,8 @@ struct LogitsFlags {
 
 std::string gate_tensor(std::size_t layer) { return "gate_logits." + std::to_string(layer); }
 
-/// Gate logits of every layer from a file, [B, T, gate rows] each, checked against the model and
-/// the ids.
+/// Gate logits of every MoE layer from a file, [B, T, gate rows] each, checked against the model
+/// and the ids; empty for dense layers.
 Result<std::vector<std::vector<float>>> read_replay(const std::string& file,
                                                     const Architecture& arch,
                                                     std::int64_t batch,
@@ -25,6 +25,10 @@ Result<std::vector<std::vector<float>>> read_replay(const std::string& file,
   MOIETY_ASSIGN(const SafetensorsSet tensors, SafetensorsSet::open_file(file));
   std::vector<std::vector<float>> replay;
   for (std::size_t layer = 0; layer < arch.layers.size(); ++layer) {
+    if (arch.layers[layer].is_dense()) {
+      replay.emplace_back();
+      continue;
+    }
     const TensorInfo* info = tensors.find(gate_tensor(layer));
     const std::vector<std::int64_t> expected = {batch, length, arch.layers[layer].moe.gate_rows};
     if (info == nullptr || info->shape != expected) {
@@ -103,6 +107,7 @@ Result<void> run_logits(const LogitsFlags& flags) {
   SafetensorsWriter writer;
   writer.add_floats("logits", {batch, length, arch.vocab_size}, logits);
   for (std::size_t layer = 0; layer < gates.size(); ++layer) {
+    if (arch.layers[layer].is_dense()) continue;
     writer.add_floats(gate_tensor(layer), {batch, length, arch.layers[layer].moe.gate_rows},
                       gates[layer]);
   }
@@ -110,9 +115,9 @@ Result<void> run_logits(const LogitsFlags& flags) {
   if (flags.model.json) {
     print_json(boost::json::object{{"output", flags.output}, {"batch", batch}, {"length", length}});
   } else {
-    std::printf("wrote %s: logits [%lld, %lld, %d] and the gate logits of %zu layers\n",
+    std::printf("wrote %s: logits [%lld, %lld, %d] and the gate logits of %d layers\n",
                 flags.output.c_str(), static_cast<long long>(batch), static_cast<long long>(length),
-                arch.vocab_size, gates.size());
+                arch.vocab_size, arch.num_moe_layers());
   }
   return {};
 }

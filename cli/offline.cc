@@ -6,16 +6,39 @@
 
 namespace moiety::cli {
 
-void ModelFlags::add_to(CLI::App& command) {
-  command.add_option("-m,--model", model, "Checkpoint folder")->required();
+namespace {
+
+std::string kernel_names() {
+  std::string names = "Kernel variant: auto";
+  for (const kernels::Variant variant : kernels::kAllVariants)
+    names.append(", ").append(kernels::variant_name(variant));
+  return names;
+}
+
+}  // namespace
+
+void add_dtype_flags(CLI::App& command, DType& dtype, std::optional<DType>& expert_dtype) {
   command
       .add_option_function<std::string>(
           "--dtype",
-          [this](const std::string& name) { dtype = name == "f32" ? DType::kF32 : DType::kBF16; },
+          [&dtype](const std::string& name) { dtype = name == "f32" ? DType::kF32 : DType::kBF16; },
           "Weights and GEMM inputs as bf16 (default) or f32")
       ->check(CLI::IsMember({"bf16", "f32"}));
-  command.add_option("--kernels", kernels, "Kernel variant: auto, avx2, plain, reference")
-      ->capture_default_str();
+  command
+      .add_option_function<std::string>(
+          "--expert-dtype",
+          [&expert_dtype](const std::string& name) {
+            expert_dtype = name == "int8" ? DType::kI8 : name == "f32" ? DType::kF32 : DType::kBF16;
+          },
+          "Routed experts as bf16, f32 or int8 (a scale per output channel); as --dtype unless "
+          "given")
+      ->check(CLI::IsMember({"bf16", "f32", "int8"}));
+}
+
+void ModelFlags::add_to(CLI::App& command) {
+  command.add_option("-m,--model", model, "Checkpoint folder")->required();
+  add_dtype_flags(command, dtype, expert_dtype);
+  command.add_option("--kernels", kernels, kernel_names())->capture_default_str();
   command.add_option("--threads", threads, "Compute threads; 0 = one per core")
       ->capture_default_str();
   command.add_flag("--json", json, "Print JSON");
@@ -32,9 +55,10 @@ Result<OfflineModel> OfflineModel::load(const ModelFlags& flags,
     MOIETY_ASSIGN(Tokenizer tokenizer, Tokenizer::load(flags.model));
     offline.tokenizer.emplace(std::move(tokenizer));
   }
-  offline.shape = model_shape(*offline.checkpoint, flags.dtype);
+  const DType expert_dtype = flags.expert_dtype.value_or(flags.dtype);
+  offline.shape = model_shape(*offline.checkpoint, expert_dtype);
   offline.pool = std::make_unique<ThreadPool>(flags.threads);
-  offline.store = std::make_unique<ExpertStore>(*offline.checkpoint, flags.dtype);
+  offline.store = std::make_unique<ExpertStore>(*offline.checkpoint, expert_dtype);
   MOIETY_ASSIGN(offline.model,
                 Model::load(*offline.checkpoint, flags.dtype, variant, *offline.pool));
   EpochView view;

@@ -16,10 +16,14 @@
 
 namespace moiety::cli {
 
+/// --dtype and --expert-dtype; the values outlive parsing.
+void add_dtype_flags(CLI::App& command, DType& dtype, std::optional<DType>& expert_dtype);
+
 /// Flags of every command that loads a model into this process.
 struct ModelFlags {
   std::filesystem::path model;
   DType dtype = DType::kBF16;
+  std::optional<DType> expert_dtype;  ///< of routed experts, where it is not `dtype`
   std::string kernels = "auto";
   std::size_t threads = 0;
   bool json = false;

@@ -73,7 +73,11 @@ Result<planner::DomainProfile> profile_domain(OfflineModel& offline,
   }
   for (std::vector<double>& layer : sums) {
     for (double& sum : layer) sum /= static_cast<double>(profile.tokens);
-    profile.mean_prob.emplace_back(std::move(layer));
+    if (layer.empty()) {
+      profile.mean_prob.emplace_back(std::nullopt);  // a dense layer
+    } else {
+      profile.mean_prob.emplace_back(std::move(layer));
+    }
   }
   return profile;
 }

@@ -23,6 +23,11 @@ void add_serve(CLI::App& app, Chosen& chosen) {
                       "NAME=subset.json, served as MODEL:NAME; repeat for more");
   command->add_flag("!--no-full", flags->options.full,
                     "Do not serve the full model, nor load what only it needs");
+  command
+      ->add_option("--expert-dtype", flags->options.expert_dtype,
+                   "Routed experts as bf16, f32 or int8 (a scale per output channel); as --dtype "
+                   "unless given")
+      ->check(CLI::IsMember({"bf16", "f32", "int8"}));
   command->add_flag("--json", flags->json, "Print the address as JSON once it listens");
   command->callback([flags, &chosen] {
     chosen.run = [flags]() -> Result<void> {

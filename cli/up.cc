@@ -91,7 +91,14 @@ void add_up(CLI::App& app, Chosen& chosen) {
   command->add_option("--dtype", cluster.dtype, "Weights as bf16 or f32")
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->capture_default_str();
-  command->add_option("--kernels", cluster.kernels, "Kernel variant: auto, avx2, plain, reference")
+  command
+      ->add_option("--expert-dtype", cluster.expert_dtype,
+                   "Experts as bf16, f32 or int8 (a scale per output channel); as --dtype unless "
+                   "given")
+      ->check(CLI::IsMember({"bf16", "f32", "int8"}));
+  command
+      ->add_option("--kernels", cluster.kernels,
+                   "Kernel variant: auto, amx, avx512_bf16, avx512, avx2, plain, reference")
       ->capture_default_str();
   command->add_option("--host", cluster.host, "Address of the API")->capture_default_str();
   command->add_option("--port", cluster.port, "Port of the API; 0 = a free one")

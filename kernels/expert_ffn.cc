@@ -135,26 +135,4 @@ void GroupedExperts::run(const InputRows& x,
                     });
 }
 
-std::size_t expert_scratch_floats(const ExpertWeights& weights, std::int32_t m) {
-  return 2 * static_cast<std::size_t>(m) * static_cast<std::size_t>(weights.gate.n());
-}
-
-void expert_ffn(Variant variant,
-                const ExpertWeights& weights,
-                const float* x,
-                std::int32_t m,
-                float* y,
-                std::span<float> scratch) {
-  const auto& [gate, up, down] = weights;
-  check_shape(weights, gate.k());
-  MOIETY_CHECK(scratch.size() >= expert_scratch_floats(weights, m), "scratch is too small");
-  if (m == 0) return;
-  const std::span<float> hidden = scratch.first(expert_scratch_floats(weights, m) / 2);
-  const std::span<float> upper = scratch.subspan(hidden.size(), hidden.size());
-  linear_serial(variant, gate, x, m, hidden.data());
-  linear_serial(variant, up, x, m, upper.data());
-  silu_mul_kernel(variant)(hidden.data(), upper.data(), hidden.size());
-  linear_serial(variant, down, hidden.data(), m, y);
-}
-
 }  // namespace moiety::kernels

@@ -19,20 +19,6 @@ struct ExpertWeights {
   std::size_t num_bytes() const { return gate.num_bytes() + up.num_bytes() + down.num_bytes(); }
 };
 
-/// Runs one expert over m rows on the calling thread.
-///
-///   x        [m, hidden]             float; BF16 values where the weights are BF16
-///   y        [m, hidden]             out; must not alias x
-///   scratch  at least expert_scratch_floats(weights, m)
-void expert_ffn(Variant variant,
-                const ExpertWeights& weights,
-                const float* x,
-                std::int32_t m,
-                float* y,
-                std::span<float> scratch);
-
-std::size_t expert_scratch_floats(const ExpertWeights& weights, std::int32_t m);
-
 /// The rows of one expert in a batch.
 struct ExpertRows {
   const ExpertWeights* weights = nullptr;

@@ -1,9 +1,13 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "http/server.h"
+#include "model/chat_template.h"
+#include "model/generation_config.h"
 #include "model/tokenizer.h"
 #include "router/engine.h"
 #include "router/metrics.h"
@@ -13,24 +17,30 @@ namespace moiety {
 struct ApiOptions {
   std::string served_name;
   std::chrono::seconds request_timeout{600};
+  GenerationDefaults defaults;  ///< for fields that a request leaves out
+  std::optional<ChatTemplate> chat_template;
+  std::string no_chat_template;  ///< why there is none, for who asks for a chat
 };
 
 /// The OpenAI-compatible HTTP API over an engine:
-///   POST /v1/completions   GET /v1/models[/ID]   GET /health   GET /ready   GET /metrics
-/// `engine`, `tokenizer` and `metrics` outlive the handler.
-http::Handler make_api(Engine& engine,
-                       const Tokenizer& tokenizer,
-                       RouterMetrics& metrics,
-                       const ApiOptions& options);
+///   POST /v1/completions   POST /v1/chat/completions   GET /v1/models[/ID]
+///   GET /health   GET /ready   GET /metrics
+/// Bodies of the POST requests are read, and prompts tokenized, on two threads of its own, so that
+/// a large one holds up neither the server nor other clients' small ones.
+class Api {
+ public:
+  /// `engine`, `tokenizer` and `metrics` outlive it.
+  Api(Engine& engine, const Tokenizer& tokenizer, RouterMetrics& metrics, ApiOptions options);
+  /// Waits for the requests that its threads work on; those that still wait are dropped. Stop the
+  /// server first, and let the engine go afterwards.
+  ~Api();
 
-/// OpenAI's error envelope: {"error": {message, type, param, code}}; `param` and `code` null when
-/// empty.
-std::string error_envelope(std::string_view message,
-                           std::string_view type,
-                           std::string_view param,
-                           std::string_view code);
+  /// Must not be called any more once the Api is gone.
+  http::Handler handler();
 
-/// The envelope of errors that the HTTP server itself makes.
-std::string http_error_body(int status, std::string_view message);
+ private:
+  class Routes;
+  std::unique_ptr<Routes> routes_;
+};
 
 }  // namespace moiety

@@ -144,13 +144,10 @@ void warn_of_small_cache(const Engine& engine) {
           static_cast<std::size_t>(KvCache::blocks_for(arch.max_positions)));
 }
 
-Result<ApiOptions> api_options(const RouterOptions& options,
-                               const std::string& served_name,
-                               const Tokenizer& tokenizer) {
+Result<ApiOptions> api_options(const RouterOptions& options, const std::string& served_name) {
   ApiOptions api;
   api.served_name = served_name;
   api.request_timeout = std::chrono::seconds(options.request_timeout_s);
-  MOIETY_ASSIGN(api.special_tokens, SpecialTokens::load(options.model, tokenizer));
   if (options.generation_config) {
     MOIETY_ASSIGN(api.defaults, GenerationDefaults::load(options.model));
     for (const std::string& field : api.defaults.ignored) {
@@ -196,7 +193,7 @@ Result<void> run_router(const RouterOptions& options,
       options.served_name.empty()
           ? std::filesystem::absolute(options.model / "x").parent_path().filename().string()
           : options.served_name;
-  MOIETY_ASSIGN(ApiOptions chosen_api_options, api_options(options, served_name, tokenizer));
+  MOIETY_ASSIGN(ApiOptions chosen_api_options, api_options(options, served_name));
   RouterMetrics metrics(checkpoint.architecture(), served_name, options.expert_metrics);
 
   const bool embedded = options.coordinator.empty();

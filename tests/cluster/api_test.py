@@ -138,6 +138,7 @@ class ApiTest(unittest.TestCase):
                          [(NAME, "model", "moiety"), (NAME + ":a", "model", "moiety")])
         for model in models:
             self.assertLess(abs(model.created - time.time()), 3600)
+            self.assertEqual(model.max_model_len, CONTEXT)
             self.assertEqual(self.client.models.retrieve(model.id), model)
         with self.assertRaises(openai.NotFoundError) as caught:
             self.client.models.retrieve("gpt-9")
@@ -222,7 +223,7 @@ class ApiTest(unittest.TestCase):
         self.assertEqual(expected.usage.prompt_tokens, len(ids))
         for prompt in (ids, [ids], [text]):
             answer = self.create(prompt)
-            self.assertEqual((answer.choices, answer.usage), (expected.choices, expected.usage))
+            self.assertEqual((answer.choices, answer.usage.prompt_tokens), (expected.choices, len(ids)))
 
     def test_errors_are_the_clients_exceptions(self):
         for model in ("nope", NAME + ":b", NAME + ":", ":a", NAME.upper()):
@@ -233,10 +234,13 @@ class ApiTest(unittest.TestCase):
         wrong = [(dict(temperature=9), "temperature"), (dict(temperature=-0.1), "temperature"), (dict(top_p=2), "top_p"),
                  (dict(max_tokens=0), "max_tokens"), (dict(max_tokens="x"), "max_tokens"), (dict(prompt=""), "prompt"),
                  (dict(prompt=[]), "prompt"), (dict(prompt=[1, -1]), "prompt"), (dict(prompt=[8192]), "prompt"),
-                 (dict(prompt=["a", "b"]), "prompt"), (dict(prompt={"a": 1}), "prompt"), (dict(prompt=[1.5]), "prompt"),
-                 (dict(prompt=[5] * CONTEXT, max_tokens=1), "prompt"), (dict(n=2), "n"), (dict(best_of=2), "best_of"),
-                 (dict(logprobs=1), "logprobs"), (dict(echo=True), "echo"), (dict(suffix="x"), "suffix"),
-                 (dict(stop=["\n"]), "stop"), (dict(seed=1.5), "seed"), (dict(stream="yes"), "stream"),
+                 (dict(prompt=["a", 5]), "prompt"), (dict(prompt={"a": 1}), "prompt"), (dict(prompt=[1.5]), "prompt"),
+                 (dict(prompt=[5] * CONTEXT, max_tokens=1), "prompt"), (dict(prompt=["x", ""]), "prompt"), (dict(n=0), "n"),
+                 (dict(best_of=2), "best_of"), (dict(logprobs=21), "logprobs"), (dict(echo=True, logprobs=1), "echo"),
+                 (dict(suffix="x"), "suffix"), (dict(stop=[""]), "stop"), (dict(seed=1.5), "seed"), (dict(stream="yes"), "stream"),
+                 (dict(logit_bias={"8192": 1}), "logit_bias"), (dict(presence_penalty=3), "presence_penalty"),
+                 (dict(extra_body={"stop_token_ids": [8192]}), "stop_token_ids"), (dict(extra_body={"top_k": 0.5}), "top_k"),
+                 (dict(extra_body={"min_tokens": 25}), "min_tokens"), (dict(extra_body={"prompt_logprobs": 1}), "prompt_logprobs"),
                  (dict(extra_body={"bananas": 1}), "bananas"), (dict(extra_body={"ignore_eos": 1}), "ignore_eos"),
                  (dict(stream_options={"include_usage": 1}), "stream_options")]
         for fields, param in wrong:
@@ -245,6 +249,11 @@ class ApiTest(unittest.TestCase):
             self.assertEqual(caught.exception.param, param, caught.exception)
             self.assertEqual(caught.exception.type, "invalid_request_error")
             self.assertIn(param.split("_")[0], str(caught.exception))
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.create([5] * CONTEXT, max_tokens=2)
+        self.assertEqual(caught.exception.code, "context_length_exceeded")
+        for number in (CONTEXT, 2, CONTEXT + 2):
+            self.assertIn(str(number), str(caught.exception))
         self.create([5] * (CONTEXT - 1), max_tokens=1)  # the whole context is fine
 
     def test_32_at_once(self):
@@ -274,10 +283,11 @@ class ApiTest(unittest.TestCase):
             self.assertEqual(error["code"], code)
 
     def test_error_envelopes(self):
-        for path in ("/", "/v1", "/v1/chat/completions", "/v1/modelsfoo", "/v1/completions/", "/metrics/x", "/%2e%2e/etc"):
+        for path in ("/", "/v1", "/v1/chat", "/v1/chat/completions/", "/v1/modelsfoo", "/v1/completions/", "/metrics/x", "/%2e%2e/etc"):
             self.check_envelope(raw(self.server, "GET", path), 404, code="not_found")
         self.check_envelope(raw(self.server, "GET", "/v1/models/nope"), 404, "model", "model_not_found")
         for method, path, allowed in (("GET", "/v1/completions", "POST"), ("DELETE", "/v1/completions", "POST"),
+                                      ("GET", "/v1/chat/completions", "POST"),
                                       ("POST", "/v1/models", "GET"), ("PUT", "/health", "GET"), ("POST", "/metrics", "GET")):
             answer = raw(self.server, method, path)
             self.check_envelope(answer, 405, code="method_not_allowed")

@@ -29,9 +29,10 @@ TEXTS = {
 }
 
 
-def moiety(*words, timeout=120):
+def moiety(*words, timeout=120, given=None):
+    source = {"stdin": subprocess.DEVNULL} if given is None else {"input": given}
     return subprocess.run([BIN / "moiety", *words], text=True, capture_output=True, timeout=timeout,
-                          stdin=subprocess.DEVNULL, encoding="utf-8", errors="strict")
+                          encoding="utf-8", errors="strict", **source)
 
 
 class CliTest(unittest.TestCase):
@@ -64,9 +65,9 @@ class CliTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 
-    def fails(self, *words, says):
+    def fails(self, *words, says, given=None):
         """Exit status 1 and one line on stderr that holds every text of `says`."""
-        done = moiety(*words)
+        done = moiety(*words, given=given)
         self.assertEqual(done.returncode, 1, (words, done.stderr))
         self.assertTrue(done.stderr.endswith("\n") and done.stderr.count("\n") == 1, done.stderr)
         self.assertTrue(done.stderr.startswith("moiety: "), done.stderr)
@@ -84,18 +85,41 @@ class CliTest(unittest.TestCase):
         tensors = load_header(MODEL / "model.safetensors")
         self.assertEqual(seen["parameters"], sum(math.prod(t["shape"]) for t in tensors.values()))
         self.assertLess(seen["active_parameters"], seen["parameters"] / 2)
-        sizes = {size["keep"]: size["bytes_bf16"] for size in seen["bytes_by_kept_experts"]}
+        sizes = {size["keep"]: size["bytes"] for size in seen["bytes_by_kept_experts"]}
+        self.assertEqual(list(sizes), [64, 32, 16, 8, 4])
         self.assertEqual(sizes[64], 2 * seen["parameters"])
         self.assertEqual(sizes[64] - sizes[16], LAYERS * 48 * 3 * 64 * 256 * 2)
+        self.assertEqual(seen["active_parameters"], seen["parameters"] - LAYERS * (ROUTED - TOP_K) * 3 * 64 * 256)
+        self.assertEqual(seen["kv_bytes_per_token"], LAYERS * 2 * 256 * 2)
+        self.assertEqual((seen["tokenizer"]["tokens"], seen["tokenizer"]["special_tokens"]), (8192, 2))
+        self.assertEqual(seen["tokenizer"]["end_of_text"], [{"id": 0, "text": "<|endoftext|>"}])
+        small = self.json("inspect", MODEL, "--dtype", "f32", "--expert-dtype", "int8")["bytes_by_kept_experts"][0]
+        one = 3 * 64 * 256 + 4 * (64 + 64 + 256)  # a byte per weight, a scale per output
+        self.assertEqual(small["expert_bytes"], LAYERS * ROUTED * one)
+        self.assertEqual(small["dense_bytes"], 4 * (seen["parameters"] - LAYERS * ROUTED * 3 * 64 * 256))
         shown = self.text("inspect", "-m", MODEL)
         for text in (seen["fingerprint"], "64 per layer (1 shared)", "3 routed ones per token"):
             self.assertIn(text, shown)
         for name, pruned in (("emo", False), ("emo-pruned", True), ("emo-ragged", True), ("olmoe", False)):
-            self.assertEqual(self.json("inspect", GOLDEN / "fixtures" / name)["physically_pruned"], pruned)
+            other = self.json("inspect", GOLDEN / "fixtures" / name)
+            self.assertEqual(other["physically_pruned"], pruned)
+            self.assertIsNone(other["tokenizer"])
+
+    def test_inspect_knows_published_sizes(self):
+        """In billions: parameters, active ones; GiB of the whole model and of half its experts; KV bytes per token."""
+        published = {"olmoe-7b": (6.92, 1.28, 12.89, 6.89, 131072), "emo-1b-14b": (13.57, 1.49, 25.27, 13.27, 131072)}
+        for shape, (parameters, active, whole, half, kv) in published.items():
+            seen = self.json("inspect", hollow_checkpoint(self.dir / f"hollow-{shape}", HOLLOW[shape]))
+            self.assertAlmostEqual(seen["parameters"] / 1e9, parameters, 2)
+            self.assertAlmostEqual(seen["active_parameters"] / 1e9, active, 2)
+            self.assertEqual(seen["kv_bytes_per_token"], kv)
+            for size, gib in zip(seen["bytes_by_kept_experts"], (whole, half)):
+                self.assertAlmostEqual(size["bytes"] / 2**30, gib, 2)
 
     def test_help_and_version(self):
         self.assertRegex(self.text("--version"), r"^moiety \d+\.\d+\.\d+\n$")
-        for words in ((), ("generate",), ("profile",), ("logits",), ("up",)):
+        for words in ((), ("generate",), ("profile",), ("logits",), ("up",), ("bench",), ("bench", "engine"),
+                      ("bench", "kernels"), ("bench", "serve"), ("bench", "make-checkpoint")):
             self.assertIn("--help", self.text(*words, "--help"))
 
     def test_generate(self):
@@ -118,6 +142,170 @@ class CliTest(unittest.TestCase):
         # Neither threads nor kernels' blocking matter.
         self.assertEqual(self.json(*ask, "--seed", "1", "--threads", "1")["text"], texts[0])
         self.assertGreater(len({self.json(*ask)["text"] for _ in range(3)}), 1)
+
+    def test_generate_from_ids_and_standard_input(self):
+        tokenizer = tokenizers.Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+        prompt = "def main():\n    return"
+        ask = ("generate", "-m", MODEL, "--max-tokens", "12", "--ignore-eos", "--json")
+        answer = self.json(*ask[:-1], "-p", prompt)
+        self.assertEqual(tokenizer.decode(answer["ids"]), answer["text"])
+        ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+        for words, given in (("--ids", ",".join(map(str, ids))), None), (("--ids", json.dumps(ids)), None), (("-p", "-"), prompt):
+            done = moiety(*ask, *words, given=given)
+            self.assertEqual(json.loads(done.stdout)["ids"], answer["ids"], words)
+        # Without a tokenizer there are ids only.
+        model = GOLDEN / "fixtures/olmoe"
+        plain = moiety("generate", "-m", model, "--ids", "5,6,7", "--max-tokens", "4", "--ignore-eos")
+        seen = self.json("generate", "-m", model, "--ids", "5,6,7", "--max-tokens", "4", "--ignore-eos")
+        self.assertEqual(plain.stdout, " ".join(map(str, seen["ids"])) + "\n")
+        self.assertNotIn("text", seen)
+        for text in ("", "1,x", "-1", "1 2", "[]"):
+            self.fails("generate", "-m", MODEL, f"--ids={text}", says="--ids")
+        self.fails("generate", "-m", MODEL, "--ids", "8192", says="8192")
+        self.fails("generate", "-m", MODEL, "-p", "-", given="", says="empty")
+
+    def test_generate_batch(self):
+        lines = [{"prompt": "def main():", "max_tokens": 9}, {"ids": [11, 12, 13]}, {"prompt": "import", "temperature": 1, "seed": 3},
+                 {"messages": [{"role": "user", "content": "Hello"}]}, {"prompt": "x = [", "stop": ","},
+                 {"prompt": "x = [", "logprobs": 2, "max_tokens": 2}] * 3
+        flags = ("-m", MODEL, "--max-tokens", "16", "--ignore-eos")
+        text = "\n\n".join(json.dumps(line) for line in lines)
+        done = moiety("generate", *flags, "--batch", "-", given=text)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stderr, r"^18 answers, \d+ \+ \d+ tokens in .* tokens/s\n$")
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual([answer["index"] for answer in answers], list(range(18)))
+        for answer, again in zip(answers, answers[6:]):
+            self.assertEqual({**answer, "index": 0}, {**again, "index": 0})
+        self.assertEqual([answer["completion_tokens"] for answer in answers[:4]], [9, 16, 16, 16])
+        self.assertEqual((answers[4]["finish_reason"], answers[4]["stop_reason"]), ("stop", ","))
+        self.assertNotIn(",", answers[4]["text"])
+        self.assertEqual([len(token["top"]) for token in answers[5]["logprobs"]], [2, 2])
+        # Alone or in a batch: the same tokens.
+        alone = self.json("generate", *flags, "-p", "import", "--temperature", "1", "--seed", "3")
+        self.assertEqual(alone["ids"], answers[2]["ids"])
+        self.assertEqual(self.json("generate", *flags, "--chat", "Hello")["ids"], answers[3]["ids"])
+        file = self.dir / "batch.jsonl"
+        for bad, says in (("{}", "exactly one"), ('{"prompt": "x", "ids": [1]}', "exactly one"), ("[]", "JSON object"), ("x", "JSON object"),
+                          ('{"prompt": "x", "bananas": 1}', "bananas"), ('{"prompt": "x", "temperature": 9}', "temperature"),
+                          ('{"ids": [1, "x"]}', "ids"), ('{"prompt": 5}', "prompt"), ('{"prompt": "x", "n": 2}', "n must be 1"),
+                          ('{"messages": "x"}', "")):
+            file.write_text('{"prompt": "good"}\n\n' + bad + "\n")
+            self.fails("generate", *flags, "--batch", file, says=[f"{file}:3: ", says])
+        file.write_text("\n")
+        self.fails("generate", *flags, "--batch", file, says=[str(file), "no lines"])
+        self.fails("generate", *flags, "--batch", "/none.jsonl", says="/none.jsonl")
+        # A request that cannot run is its own line's error, and the command's.
+        file.write_text('{"prompt": "good"}\n{"prompt": "x", "max_tokens": 5000}\n{"prompt": "good"}\n')
+        done = moiety("generate", *flags, "--batch", file)
+        self.assertEqual(done.returncode, 1)
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual(answers[0]["ids"], answers[2]["ids"])
+        self.assertEqual(answers[1]["error"]["code"], "invalid_argument")
+        self.assertIn("1 of 3 requests failed", done.stderr)
+
+    def test_generate_sampling_flags(self):
+        ask = ("generate", "-m", MODEL, "-p", "def main():\n", "--max-tokens", "20", "--ignore-eos")
+        greedy = self.json(*ask)
+        hot = ("--temperature", "2", "--seed", "5")
+        self.assertNotEqual(self.json(*ask, *hot)["ids"], greedy["ids"])
+        for flags in (("--top-k", "1"), ("--top-p", "0"), ("--min-p", "1")):
+            self.assertEqual(self.json(*ask, *hot, *flags)["ids"], greedy["ids"], flags)
+        for flags in (("--repetition-penalty", "50"), ("--presence-penalty", "2"), ("--frequency-penalty", "2")):
+            self.assertNotEqual(self.json(*ask, *flags)["ids"], greedy["ids"], flags)
+        piece = greedy["text"][3:6]
+        stopped = self.json(*ask, "--stop", piece, "--stop", "never seen")
+        self.assertEqual((stopped["text"], stopped["stop_reason"]), (greedy["text"][:greedy["text"].index(piece)], piece))
+        best = self.json(*ask, "--logprobs", "2")["logprobs"]
+        self.assertEqual([token["id"] for token in best], greedy["ids"])
+        self.assertTrue(all(token["top"][0]["id"] == token["id"] and token["logprob"] <= 0 for token in best))
+        self.fails(*ask, "--logprobs", "2", says=["--logprobs", "--json"])
+        self.fails("generate", "-m", GOLDEN / "fixtures/olmoe", "--ids", "1", "--stop", "x", says=["stop", "tokenizer.json"])
+        self.fails("generate", "-m", GOLDEN / "fixtures/olmoe", "--chat", "x", says="tokenizer.json")
+
+    # --- bench
+
+    def test_make_checkpoint(self):
+        shapes = [shape["name"] for shape in self.json("bench", "make-checkpoint", "--list")["shapes"]]
+        self.assertIn("olmoe-1.8b", shapes)
+        tiny = [shape for shape in shapes if shape.endswith("tiny")]
+        self.assertEqual(len(tiny), 7)
+        for shape in tiny:
+            folder = self.dir / "made" / shape
+            made = self.json("bench", "make-checkpoint", "--shape", shape, "-o", folder)
+            seen = self.json("inspect", folder)
+            self.assertEqual(made["bytes"], 2 * seen["parameters"], shape)
+            self.assertTrue(seen["chat_template"])
+            tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self.assertEqual(tokenizer.get_vocab_size(), seen["vocab_size"])
+            self.assertEqual(tokenizer.decode(tokenizer.encode("a é 中").ids), "a é 中")
+            answer = self.json("generate", "-m", folder, "--ids", "5,6,7", "--max-tokens", "4", "--ignore-eos", "--logprobs", "0")
+            self.assertTrue(all(-20 < token["logprob"] <= 0 for token in answer["logprobs"]), (shape, answer))
+        weights = load_header(self.dir / "made/tiny/model.safetensors")
+        again = self.dir / "made/again"
+        self.json("bench", "make-checkpoint", "--shape", "tiny", "-o", again, "--threads", "1")
+        for file in (self.dir / "made/tiny").iterdir():
+            self.assertEqual((again / file.name).read_bytes(), file.read_bytes(), file)
+        for flags, dtype in (("f32", "F32"), ("f16", "F16")):
+            folder = self.dir / "made" / flags
+            self.json("bench", "make-checkpoint", "--shape", "tiny", "-o", folder, "--dtype", flags, "--seed", "2", "--layers", "1")
+            header = load_header(folder / "model.safetensors")
+            self.assertEqual({tensor["dtype"] for tensor in header.values()}, {dtype})
+            self.assertLess(len(header), len(weights) / 3)
+        self.assertEqual([path.name for path in (self.dir / "made").iterdir() if ".tmp." in path.name], [])
+        self.fails("bench", "make-checkpoint", "--shape", "tiny", "-o", again, says=[str(again), "not empty"])
+        self.fails("bench", "make-checkpoint", "--shape", "huge", "-o", self.dir / "never", says=["--shape", "huge", "olmoe-1.8b"])
+        self.fails("bench", "make-checkpoint", "--shape", "tiny", "-o", "/proc/never", says="/proc/never")
+        self.fails("bench", "make-checkpoint", says=["--shape", "--output"])
+        self.assertFalse((self.dir / "never").exists())
+
+    def test_bench_engine(self):
+        kept = self.dir / "kept"
+        ask = ("bench", "engine", "--shape", "tiny", "--checkpoint-dir", kept, "--batch", "1,3", "--prompt", "40", "--runs", "2",
+               "--run-seconds", "0.01")
+        seen = self.json(*ask)
+        self.assertEqual([case["name"] for case in seen["cases"]], ["prefill 40", "decode B=1", "decode B=3"])
+        for case in seen["cases"]:
+            for name in ("tokens_per_second", "limit_tokens_per_second", "fraction_of_limit"):
+                spread = case[name]
+                self.assertTrue(0 < spread["lowest"] <= spread["median"] <= spread["highest"], (case["name"], name, spread))
+            self.assertEqual(case["phases"]["head"]["bytes_per_step"], 4096 * 256 * 2)
+        one = seen["cases"][1]
+        self.assertEqual((one["distinct_experts_per_layer"], one["phases"]["experts"]["bytes_per_step"]), (4, 4 * 4 * 3 * 128 * 256 * 2))
+        for name in ("dram_bytes_per_second", "matrix_operations_per_second"):
+            self.assertGreater(seen[name], 1e7)
+        written = (kept / "model.safetensors").stat().st_mtime_ns
+        int8 = self.json(*ask, "--expert-dtype", "int8")
+        self.assertEqual((kept / "model.safetensors").stat().st_mtime_ns, written)  # used again
+        self.assertEqual(int8["cases"][1]["phases"]["experts"]["bytes_per_step"], 4 * 4 * (3 * 128 * 256 + 4 * 512))
+        shown = self.text("bench", "engine", "-m", kept, "--batch", "2", "--prompt", "0", "--runs", "1", "--run-seconds", "0.01")
+        self.assertIn("decode B=2", shown)
+        self.assertNotIn("prefill", shown)
+        again = ("bench", "engine", "--shape", "tiny", "--checkpoint-dir", kept)
+        for batch in ("1,x", "0", "-1", "2000"):
+            self.fails(*again, f"--batch={batch}", says=["--batch", batch])
+        self.fails(*again, "--batch=,", "--prompt", "0", says=["--batch", "--prompt"])
+        self.fails(*again, "--context", "5000", says=["5000", "2048"])
+        self.fails(*again, "--prompt", "5000", says=["5000", "2048"])
+        self.fails("bench", "engine", "--shape", "emo-tiny", "--checkpoint-dir", kept, says=[str(kept), "emo-tiny"])
+        self.fails("bench", "engine", "--shape", "tiny", "-m", kept, says="--shape")
+
+    def test_bench_serve(self):
+        flags = ("--streams", "3", "--requests", "2", "--prompt-tokens", "9", "--max-tokens", "5", "--rounds", "1")
+        seen = self.json("bench", "serve", "-m", MODEL, *flags)
+        self.assertGreater(seen["fraction_of_predicted"], 0)
+        for name in ("first_token_ms", "gap_ms"):
+            self.assertTrue(0 < seen[name]["p50"] <= seen[name]["p90"] <= seen[name]["p99"], seen)
+        self.fails("bench", "serve", "-m", MODEL, "--url", "http://127.0.0.1:1", "--served-model-name", "x", *flags, says="127.0.0.1:1")
+
+    def test_bench_kernels(self):
+        results = self.json("bench", "kernels", "--runs", "1", "--dtype", "bf16", "--kernels", "auto")["results"]
+        seen = {(result["kernel"], result["m"]) for result in results}
+        self.assertEqual(seen, {(kernel, m) for kernel in ("linear", "expert_ffn") for m in (1, 4, 16, 64, 512)} |
+                         {("attention decode", 32), ("attention prefill", 512)})
+        self.assertTrue(all(result["fraction_of_limit"] > 0 for result in results))
+        self.fails("bench", "kernels", "--dtype", "f64", says=["--dtype", "f64"])
+        self.fails("bench", "kernels", "--kernels", "avx9", says="avx9")
 
     def test_profile(self):
         profile = json.loads(self.profile.read_text())
@@ -266,7 +454,8 @@ class CliTest(unittest.TestCase):
     def test_wrong_command_lines(self):
         self.fails(says="--help")
         self.fails("frobnicate", says="frobnicate")
-        self.fails("generate", "-m", MODEL, says="--prompt")
+        self.fails("generate", "-m", MODEL, says=["--prompt", "--ids", "--chat", "--batch"])
+        self.fails("generate", "-m", MODEL, "-p", "x", "--ids", "1", says="--ids")
         self.fails("generate", "-p", "x", says="--model")
         self.fails("generate", "-m", MODEL, "-p", "x", "--bananas", says="--bananas")
         for flag, value in (("--dtype", "f16"), ("--max-tokens", "0"), ("--max-tokens", "x"), ("--temperature", "3"),
@@ -391,6 +580,47 @@ class CliTest(unittest.TestCase):
             _, errors = process.communicate(timeout=20)
         self.assertEqual(process.returncode, 130)
         self.assertTrue(errors.decode().endswith("moiety: interrupted\n"), errors)
+
+
+HOLLOW = {
+    "olmoe-7b": {"architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", "vocab_size": 50304, "hidden_size": 2048,
+                 "intermediate_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 16, "num_experts": 64,
+                 "num_experts_per_tok": 8, "max_position_embeddings": 4096, "rope_theta": 10000.0, "rms_norm_eps": 1e-5,
+                 "torch_dtype": "bfloat16"},
+    "emo-1b-14b": {"architectures": ["EmoForCausalLM"], "model_type": "emo", "vocab_size": 100352, "hidden_size": 2048,
+                   "intermediate_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 16, "num_experts": 128,
+                   "num_shared_experts": 1, "num_experts_per_tok": 8, "max_position_embeddings": 4096, "rope_theta": 500000.0,
+                   "rms_norm_eps": 1e-6, "torch_dtype": "bfloat16"},
+}
+
+
+def hollow_checkpoint(folder, config):
+    """A checkpoint whose weights are a hole in a file: all zero, and no bytes on the disk."""
+    hidden, width, olmoe = config["hidden_size"], config["intermediate_size"], config["model_type"] == "olmoe"
+    shapes = {"model.embed_tokens.weight": [config["vocab_size"], hidden], "model.norm.weight": [hidden],
+              "lm_head.weight": [config["vocab_size"], hidden]}
+    norms = ("input_layernorm", "post_attention_layernorm") if olmoe else ("pre_attention_layernorm", "pre_feedforward_layernorm")
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        for norm in norms + (("self_attn.q_norm", "self_attn.k_norm") if olmoe else ()):
+            shapes[f"{prefix}{norm}.weight"] = [hidden]
+        for name in "qkvo":
+            shapes[f"{prefix}self_attn.{name}_proj.weight"] = [hidden, hidden]
+        shapes[f"{prefix}mlp.gate.weight"] = [config["num_experts"], hidden]
+        for expert in range(config["num_experts"]):
+            for name, shape in (("gate", [width, hidden]), ("up", [width, hidden]), ("down", [hidden, width])):
+                shapes[f"{prefix}mlp.experts.{expert}.{name}_proj.weight"] = shape
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end := end + 2 * math.prod(shape)]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return folder
 
 
 def load_header(file):

@@ -9,13 +9,6 @@
 namespace moiety::kernels {
 namespace {
 
-ExpertWeights make_expert(DType dtype, std::int32_t hidden, std::int32_t intermediate) {
-  const auto size = static_cast<std::size_t>(hidden) * intermediate;
-  return {PackedMatrix(dtype, intermediate, hidden, random_floats(size, 1)),
-          PackedMatrix(dtype, intermediate, hidden, random_floats(size, 2)),
-          PackedMatrix(dtype, hidden, intermediate, random_floats(size, 3))};
-}
-
 std::vector<float> make_rows(DType dtype, std::int32_t m, std::int32_t hidden) {
   std::vector<float> x = random_floats(static_cast<std::size_t>(m) * hidden, 4);
   round_inputs(dtype, x);
@@ -72,53 +65,6 @@ INSTANTIATE_TEST_SUITE_P(Kernels,
                          ExpertOf,
                          testing::ValuesIn(supported_variants()),
                          variant_test_name);
-
-TEST_P(ExpertOf, MatchesTheDefinition) {
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
-    for (auto [hidden, intermediate] : {std::pair{32, 48}, {33, 17}, {1, 1}, {7, 65}}) {
-      const ExpertWeights weights = make_expert(dtype, hidden, intermediate);
-      for (std::int32_t m : {0, 1, 5, 6, 7, 50}) {
-        const std::vector<float> x = make_rows(dtype, m, hidden);
-        std::vector<double> expected;
-        std::vector<double> bound;
-        for (std::int32_t row = 0; row < m; ++row) {
-          expect_row(weights, x.data() + static_cast<std::ptrdiff_t>(row) * hidden, expected,
-                     bound);
-        }
-        Guarded y(x.size());
-        Guarded scratch(expert_scratch_floats(weights, m));
-        expert_ffn(GetParam(), weights, x.data(), m, y.data(), scratch.span());
-        EXPECT_TRUE(within(expected, y.span(), bound))
-            << dtype_name(dtype) << " m=" << m << " hidden=" << hidden
-            << " intermediate=" << intermediate;
-        EXPECT_TRUE(y.intact() && scratch.intact());
-      }
-    }
-  }
-}
-
-TEST_P(ExpertOf, ARowHasTheSameBitsWhateverIsBesideIt) {
-  constexpr std::int32_t kHidden = 71;
-  constexpr std::int32_t kM = 55;
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
-    // An odd width puts the elements of a row at every place within a vector.
-    const ExpertWeights weights = make_expert(dtype, kHidden, 37);
-    const std::vector<float> x = make_rows(dtype, kM, kHidden);
-    std::vector<float> scratch(expert_scratch_floats(weights, kM) + 5);
-    std::vector<float> alone(x.size());
-    for (std::size_t row = 0; row < kM; ++row) {
-      expert_ffn(GetParam(), weights, &x[row * kHidden], 1, &alone[row * kHidden], scratch);
-    }
-    for (std::int32_t m : {1, 2, 3, 7, 48, 49, 55}) {
-      const auto first = static_cast<std::size_t>(kM - m) * kHidden;
-      const auto size = static_cast<std::size_t>(m) * kHidden;
-      Guarded y(size);
-      expert_ffn(GetParam(), weights, &x[first], m, y.data(), scratch);
-      EXPECT_EQ(std::memcmp(y.data(), &alone[first], size * sizeof(float)), 0)
-          << dtype_name(dtype) << " m=" << m;
-    }
-  }
-}
 
 /// A batch whose rows lie at random among `num_experts` experts, some of them with none.
 struct Batch {
@@ -190,22 +136,35 @@ TEST_P(ExpertOf, AGroupedBatchHasTheBitsOfEachRowAlone) {
 }
 
 TEST_P(ExpertOf, AGroupedBatchMatchesTheDefinition) {
-  const std::int32_t counts[] = {2, 5};
+  const std::int32_t counts[] = {2, 0, 5, 50};
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
-    const Batch batch(dtype, 33, 65, counts);
-    std::vector<double> expected;
-    std::vector<double> bound;
-    for (const ExpertRows& group : batch.groups) {
-      for (std::int32_t row = group.first; row < group.first + group.count; ++row) {
-        expect_row(*group.weights, &batch.x[static_cast<std::size_t>(row) * 33], expected, bound);
+    for (auto [hidden, intermediate] : {std::pair{32, 48}, {33, 17}, {1, 1}, {7, 65}}) {
+      const Batch batch(dtype, hidden, intermediate, counts);
+      std::vector<double> expected;
+      std::vector<double> bound;
+      for (const ExpertRows& group : batch.groups) {
+        for (std::int32_t row = group.first; row < group.first + group.count; ++row) {
+          expect_row(*group.weights, &batch.x[static_cast<std::size_t>(row) * hidden], expected,
+                     bound);
+        }
       }
+      ThreadPool pool(2);
+      GroupedExperts experts;
+      Guarded y(expected.size());
+      experts.run(batch.rows(GetParam(), 0, batch.num_rows), batch.groups, y.data(), pool);
+      EXPECT_TRUE(within(expected, y.span(), bound))
+          << dtype_name(dtype) << " hidden=" << hidden << " intermediate=" << intermediate;
+      EXPECT_TRUE(y.intact());
     }
-    ThreadPool pool(2);
-    GroupedExperts experts;
-    Guarded y(expected.size());
-    experts.run(batch.rows(GetParam(), 0, batch.num_rows), batch.groups, y.data(), pool);
-    EXPECT_TRUE(within(expected, y.span(), bound)) << dtype_name(dtype);
   }
+}
+
+TEST_P(ExpertOf, AnEmptyBatchWritesNothing) {
+  const std::int32_t counts[] = {0};
+  const Batch batch(DType::kBF16, 32, 48, counts);
+  ThreadPool pool(2);
+  GroupedExperts experts;
+  experts.run(batch.rows(GetParam(), 0, 0), batch.groups, nullptr, pool);
 }
 
 struct Activations {

@@ -1,0 +1,33 @@
+#include "router/chat_request.h"
+#include "router/endpoint.h"
+
+namespace moiety {
+
+void post_chat_completions(const ApiContext& context, const PostRequest& post) {
+  auto parsed = parse_chat_request(post.body, context.engine.model().architecture().vocab_size);
+  if (const auto* error = std::get_if<FieldError>(&parsed)) {
+    return refuse(context, post, error->field, error->message);
+  }
+  const auto& request = std::get<ChatRequest>(parsed);
+  const auto deployment = find_deployment(context, post, request.fields.model);
+  if (!deployment) return;
+  if (!context.options.chat_template) {
+    return refuse(context, post, "messages", context.options.no_chat_template,
+                  "chat_template_missing");
+  }
+  const Result<std::string> text = render_chat(*context.options.chat_template, request);
+  if (!text) {
+    const bool refused = text.error().code == ErrorCode::kInvalidArgument ||
+                         text.error().code == ErrorCode::kResourceExhausted;
+    if (refused) return refuse(context, post, "messages", text.error().message);
+    return post.responder->respond(error_response(text.error()));
+  }
+  AnswerPlan plan;
+  plan.deployment = *deployment;
+  plan.prompt_field = "messages";
+  plan.format = chat_format(context.tokenizer, request.fields.logprobs >= 0);
+  plan.prompts.push_back({tokenize(context, *text, request.add_special_tokens), ""});
+  start_answer(context, post, request.fields, std::move(plan));
+}
+
+}  // namespace moiety
