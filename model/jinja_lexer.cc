@@ -279,7 +279,7 @@ void Lexer::number() {
   std::size_t integer_end = whole;
   if (text[0] == '0') {
     const char base = text.size() > 1 ? static_cast<char>(text[1] | 0x20) : ' ';
-    const std::size_t prefix = text.substr(2, 1) == "_" ? 3 : 2;
+    const std::size_t prefix = text.size() > 2 && text[2] == '_' ? 3 : 2;
     const auto digit =
         base == 'x'
             ? [](char c) { return is_digit_byte(c) || ((c | 0x20) >= 'a' && (c | 0x20) <= 'f'); }

@@ -155,7 +155,7 @@ void TokenWeights::keep_top_p(float top_p) {
 
 void TokenWeights::cut(std::int64_t count, double mass) {
   // Tokens far below the largest are looked at only when those near it do not suffice.
-  for (const float depth : {8.0f, 16.0f, 32.0f, kInfinity}) {
+  for (const float depth : {3.0f, 8.0f, 16.0f, 32.0f, kInfinity}) {
     const float floor = std::max(max_ - depth * temperature_, last_.logit);
     std::int64_t tokens = 0;
     double reached = 0;

@@ -327,6 +327,13 @@ class HostileTest(unittest.TestCase):
         self.each([("a token beyond the model", None)], beyond, ["token", str(VOCAB_SIZE)],
                   [["generate", "-m", "DIR", "--prompt", "a<x>b", "--max-tokens", "1"]])
 
+        def config(folder, text):
+            (folder / "tokenizer_config.json").write_text(text)
+
+        self.each([("garbage", "{]"), ("list", "[]"), ("empty", ""), ("deep", "[" * 100_000),
+                   ("no such token", '{"add_bos_token": true, "bos_token": "<none>"}', "bos_token")],
+                  config, ["tokenizer_config.json"], [self.PROMPT, self.SERVE])
+
         def not_text(folder, content):
             (folder / "tokenizer.json").write_bytes(content)
 

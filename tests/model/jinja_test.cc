@@ -78,6 +78,10 @@ TEST(Jinja, NamesWhatItRefusesWithItsLine) {
   EXPECT_THAT(parse_error("{% for x in y recursive %}{% endfor %}"), HasSubstr("a recursive loop"));
   EXPECT_EQ(parse_error("{% if x %}\n\n"), "line 2: the template ends where 'endif' is expected");
   EXPECT_THAT(parse_error("{{ 'a"), HasSubstr("closing quote"));
+  for (std::string_view end : {"{{ 0", "{{ 0x", "{{ 1.", "{{ 1e", "{{ 1e+", "{{ a.", "{{ 'a\\",
+                               "{{ -", "{%", "{%-", "{#", "{#-"}) {
+    EXPECT_THAT(parse_error(end), StartsWith("line 1: ")) << end;
+  }
   EXPECT_THAT(parse_error("{{ 170141183460469231731687303715884105728 }}"),
               HasSubstr("beyond 127 bits"));
   // Where an `if` may keep an unknown filter from being reached, Jinja only fails when it is.

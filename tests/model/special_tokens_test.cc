@@ -75,6 +75,9 @@ TEST(SpecialTokens, TheFlagsOfTheConfigurationWin) {
       ElementsAre(0));
   EXPECT_THAT(parsed(kTemplate, R"({"add_bos_token": true, "bos_token": null})").before, IsEmpty());
   EXPECT_THAT(parsed(kTemplate, R"({"bos_token": "<|endoftext|>"})").before, ElementsAre(1));
+  // Published files say "no limit" like this.
+  const std::string_view endless = R"({"model_max_length": 1000000000000000019884624838656})";
+  EXPECT_THAT(parsed(kTemplate, endless).before, ElementsAre(1));
 }
 
 TEST(SpecialTokens, NamesWhatIsNotUnderstood) {
