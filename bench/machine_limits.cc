@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "common/check.h"
+#include "kernels/weight_memory.h"
 
 namespace moiety::bench {
 namespace {
@@ -43,6 +44,25 @@ MachineLimits::MachineLimits(std::size_t num_threads, bool bf16_inputs, std::siz
   pool_.parallel_for(num_pieces_, [&](std::size_t i, std::size_t) {
     std::memset(buffer_ + i * kPieceBytes, 1, kPieceBytes);
   });
+  for (std::size_t i = 0; i < num_pieces_; ++i) {
+    pieces_.emplace_back(buffer_ + i * kPieceBytes, kPieceBytes);
+  }
+}
+
+void MachineLimits::read_weights() {
+  constexpr std::size_t kUnit = 256;  // what the loops read at once
+  std::vector<std::span<const std::byte>> pieces;
+  std::size_t bytes = 0;
+  for (std::span<const std::byte> block : kernels::weights_in_use()) {
+    block = block.first(block.size() / kUnit * kUnit);
+    bytes += block.size();
+    while (!block.empty()) {
+      const std::size_t size = std::min(block.size(), kPieceBytes);
+      pieces.push_back(block.first(size));
+      block = block.subspan(size);
+    }
+  }
+  if (bytes >= num_pieces_ * kPieceBytes) pieces_ = std::move(pieces);
 }
 
 MachineLimits::~MachineLimits() { ::munmap(buffer_, num_pieces_ * kPieceBytes); }
@@ -51,10 +71,10 @@ double MachineLimits::measure_dram(double seconds) {
   double read = 0;
   const Clock::time_point began = Clock::now();
   do {
-    pool_.parallel_for(num_pieces_, [&](std::size_t i, std::size_t) {
-      read_bytes(buffer_ + i * kPieceBytes, kPieceBytes);
+    pool_.parallel_for(pieces_.size(), [&](std::size_t i, std::size_t) {
+      read_bytes(pieces_[i].data(), pieces_[i].size());
     });
-    read += static_cast<double>(num_pieces_ * kPieceBytes);
+    for (const auto& piece : pieces_) read += static_cast<double>(piece.size());
   } while (seconds_since(began) < seconds);
   return read / seconds_since(began);
 }

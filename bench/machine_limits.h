@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,11 @@ class MachineLimits {
                 bool bf16_inputs,
                 std::size_t buffer_bytes = std::size_t{512} << 20);
   ~MachineLimits();
+  /// Reads the packed weights that this process holds instead of the buffer, where they are larger:
+  /// memory of one machine is not all equally near, and limits should be those of the weights' own
+  /// pages. The weights stay as they are while the object lives.
+  void read_weights();
+
   MachineLimits(const MachineLimits&) = delete;
   MachineLimits& operator=(const MachineLimits&) = delete;
 
@@ -46,6 +52,7 @@ class MachineLimits {
   MatrixLoop matrix_loop_;
   std::size_t num_pieces_;
   std::byte* buffer_;
+  std::vector<std::span<const std::byte>> pieces_;  // what is read
 };
 
 /// The machine in words, for the head of a report: "AMD EPYC 9334".

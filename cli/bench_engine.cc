@@ -125,6 +125,7 @@ Result<void> run_bench_engine(EngineFlags flags) {
   const DType dtype = offline.model->dtype();
   const DType expert_dtype = offline.store->dtype();
   bench::MachineLimits limits(offline.pool->num_threads(), dtype != DType::kF32);
+  limits.read_weights();
   std::optional<bench::EngineBench> engine;
   {
     Progress progress(!model_flags.json);

@@ -147,6 +147,7 @@ Result<void> run_bench_serve(ServeFlags flags) {
   MOIETY_ASSIGN(OfflineModel offline, OfflineModel::load(model_flags, false));
   flags.load.vocab_size = offline.model->architecture().vocab_size;
   bench::MachineLimits limits(offline.pool->num_threads(), offline.model->dtype() != DType::kF32);
+  limits.read_weights();
   bench::EngineBenchOptions options;
   options.batches = {flags.load.streams};
   options.context = 0;

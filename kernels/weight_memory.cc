@@ -51,6 +51,15 @@ class WeightMemory {
     if (block != region.free.begin()) merge_with_next(region, std::prev(block));
   }
 
+  std::vector<std::span<const std::byte>> in_use() {
+    const std::lock_guard lock(mutex_);
+    std::vector<std::span<const std::byte>> all;
+    for (const auto& [begin, region] : regions_) {
+      for (const auto& [memory, size] : region.taken) all.emplace_back(memory, size);
+    }
+    return all;
+  }
+
  private:
   using Blocks = std::map<std::byte*, std::size_t>;
   struct Region {
@@ -116,6 +125,7 @@ WeightMemory& weight_memory() {
 }  // namespace
 
 std::byte* allocate_weights(std::size_t size) { return weight_memory().allocate(size); }
+std::vector<std::span<const std::byte>> weights_in_use() { return weight_memory().in_use(); }
 void free_weights(std::byte* memory) noexcept {
   if (memory != nullptr) weight_memory().free(memory);
 }

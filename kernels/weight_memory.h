@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
+#include <vector>
 
 namespace moiety::kernels {
 
@@ -10,5 +12,9 @@ namespace moiety::kernels {
 /// at once. Any thread. Throws std::bad_alloc.
 std::byte* allocate_weights(std::size_t size);
 void free_weights(std::byte* memory) noexcept;
+
+/// What is allocated now, for benches that read the very memory that weights lie in. Valid until
+/// the next call of the two functions above.
+std::vector<std::span<const std::byte>> weights_in_use();
 
 }  // namespace moiety::kernels
