@@ -159,12 +159,13 @@ std::vector<double> EngineMeasurement::fractions() const {
 }
 
 MachineRates EngineReport::median_rates() const {
-  std::vector<double> dram, matrix;
+  std::vector<double> dram, matrix, share;
   for (const MachineRates& rate : rates) {
+    share.push_back(rate.core_share);
     dram.push_back(rate.dram_bytes_per_second);
     matrix.push_back(rate.matrix_operations_per_second);
   }
-  return {median(std::move(dram)), median(std::move(matrix))};
+  return {median(std::move(dram)), median(std::move(matrix)), median(std::move(share))};
 }
 
 struct EngineBench::State {

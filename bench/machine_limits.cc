@@ -1,6 +1,7 @@
 #include "bench/machine_limits.h"
 
 #include <sys/mman.h>
+#include <time.h>
 
 #include <algorithm>
 #include <chrono>
@@ -19,6 +20,13 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point began) {
   return std::chrono::duration<double>(Clock::now() - began).count();
+}
+
+/// CPU time of all threads of this process.
+double cpu_seconds() {
+  timespec now{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
 MatrixLoop choose_loop(bool bf16_inputs) {
@@ -90,16 +98,24 @@ double MachineLimits::measure_loop(const MatrixLoop& loop, double seconds) {
   }
   const std::size_t tasks = 16 * pool_.num_threads();
   double operations = 0;
+  const double cpu_before = cpu_seconds();
   const Clock::time_point began = Clock::now();
   do {
     pool_.parallel_for(tasks, [&](std::size_t, std::size_t) { loop.run(rounds); });
     operations += static_cast<double>(tasks) * static_cast<double>(rounds) * loop.operations;
   } while (seconds_since(began) < seconds);
-  return operations / seconds_since(began);
+  const double took = seconds_since(began);
+  core_share_ = std::min(
+      1.0, (cpu_seconds() - cpu_before) / (took * static_cast<double>(pool_.num_threads())));
+  return operations / took;
 }
 
 MachineRates MachineLimits::measure(double seconds) {
-  return {measure_dram(seconds * 2 / 3), measure_loop(matrix_loop_, seconds / 3)};
+  MachineRates rates;
+  rates.dram_bytes_per_second = measure_dram(seconds * 2 / 3);
+  rates.matrix_operations_per_second = measure_loop(matrix_loop_, seconds / 3);
+  rates.core_share = core_share_;
+  return rates;
 }
 
 std::string cpu_name() {

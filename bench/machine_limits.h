@@ -14,6 +14,9 @@ namespace moiety::bench {
 struct MachineRates {
   double dram_bytes_per_second = 0;
   double matrix_operations_per_second = 0;  ///< of the loop that limits are made of
+  /// Of the time that the threads multiplied, the share in which they had a core: below 1 other
+  /// processes had it. (What a hypervisor takes is not seen.)
+  double core_share = 1;
 };
 
 /// Measures DRAM reading and multiply-adds from registers, on as many threads as the engine has.
@@ -50,6 +53,7 @@ class MachineLimits {
  private:
   ThreadPool pool_;
   MatrixLoop matrix_loop_;
+  double core_share_ = 1;  // of the last measure_loop()
   std::size_t num_pieces_;
   std::byte* buffer_;
   std::vector<std::span<const std::byte>> pieces_;  // what is read

@@ -168,6 +168,7 @@ Result<void> run_bench_engine(EngineFlags flags) {
                             {"dram_bytes_per_second", rates.dram_bytes_per_second},
                             {"matrix_loop", limits.matrix_loop().name},
                             {"matrix_operations_per_second", rates.matrix_operations_per_second},
+                            {"core_share", rates.core_share},
                             {"loops_operations_per_second", other},
                             {"cases", cases}});
     return {};
@@ -181,6 +182,11 @@ Result<void> run_bench_engine(EngineFlags flags) {
   std::printf("limits: DRAM %.1f GB/s, %s %.1f GFLOP/s; medians of %zu, in turns with %d runs\n",
               rates.dram_bytes_per_second / 1e9, limits.matrix_loop().name,
               rates.matrix_operations_per_second / 1e9, report.rates.size(), flags.options.runs);
+  if (rates.core_share < 0.95) {
+    std::printf(
+        "THE MACHINE IS BUSY: other processes had %.0f%% of the cores' time; figures mean little\n",
+        100 * (1 - rates.core_share));
+  }
   std::printf("loops from registers:");
   for (const auto& [name, rate] : loops) std::printf(" %s %.0f GFLOP/s", name.c_str(), rate / 1e9);
   std::printf("\n");

@@ -74,8 +74,7 @@ Result<std::vector<Measured>> measure(const KernelFlags& flags,
       progress.update("run " + std::to_string(run) + " of " + std::to_string(flags.runs) + ": " +
                       measured.kernel->name + " m=" + std::to_string(measured.kernel->m) + " " +
                       std::string(kernels::variant_name(measured.variant)));
-      const bench::MachineRates rates{limits.measure_dram(kRunSeconds),
-                                      limits.measure_loop(limits.matrix_loop(), kRunSeconds)};
+      const bench::MachineRates rates = limits.measure(2 * kRunSeconds);
       measured.seconds.push_back(time_calls(measured, pool));
       measured.fractions.push_back(bench::limit_seconds(measured.kernel->cost, rates) /
                                    measured.seconds.back());
