@@ -55,7 +55,9 @@ Result<OfflineModel> OfflineModel::load(const ModelFlags& flags,
     MOIETY_ASSIGN(Tokenizer tokenizer, Tokenizer::load(flags.model));
     offline.tokenizer.emplace(std::move(tokenizer));
   }
-  const DType expert_dtype = flags.expert_dtype.value_or(flags.dtype);
+  const std::string_view experts =
+      flags.expert_dtype ? dtype_flag(*flags.expert_dtype) : std::string_view{};
+  MOIETY_ASSIGN(const DType expert_dtype, expert_dtype_for(flags.dtype, experts));
   offline.shape = model_shape(*offline.checkpoint, expert_dtype);
   offline.pool = std::make_unique<ThreadPool>(flags.threads);
   offline.store = std::make_unique<ExpertStore>(*offline.checkpoint, expert_dtype);
