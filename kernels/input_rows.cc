@@ -26,7 +26,8 @@ void InputRows::reset(Variant variant, DType weights, std::int32_t m, std::int32
   k_ = k;
   stride_ = (std::ptrdiff_t{k} + kInputPadding - 1) / kInputPadding * kInputPadding;
   const std::size_t element = is_bf16_ ? sizeof(bf16) : sizeof(float);
-  const auto rows = static_cast<std::size_t>((m + kTileRows - 1) / kTileRows * kTileRows);
+  // A part of the rows may start anywhere, and is read in whole tiles from there.
+  const auto rows = static_cast<std::size_t>(m + kTileRows - 1);
   const std::size_t bytes = rows * static_cast<std::size_t>(stride_) * element;
   if (data_.size() < bytes + 64) data_.resize(bytes + 64);
   offset_ = (64 - reinterpret_cast<std::uintptr_t>(data_.data()) % 64) % 64;

@@ -42,7 +42,7 @@ class InputRows {
   std::int32_t m_ = 0;
   std::int32_t k_ = 0;
   std::ptrdiff_t stride_ = 0;
-  // 16 rows more than m, rounded up, may be read.
+  // Room for 15 rows more than m: tiles of 16 may start at any row.
   mutable std::vector<std::byte> data_;
   std::size_t offset_ = 0;  // of row 0: aligns it to 64 bytes
 };
