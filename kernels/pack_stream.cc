@@ -2,13 +2,22 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
+#include <string>
 
 namespace moiety::kernels {
 
 Result<PackedMatrix> pack_stream(
     DType dtype, std::int32_t n, std::int32_t k, DType source, const ReadRows& read) {
   constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
-  PackedMatrix matrix = PackedMatrix::unfilled(dtype, n, k);
+  PackedMatrix matrix;
+  try {
+    matrix = PackedMatrix::unfilled(dtype, n, k);
+  } catch (const std::bad_alloc&) {
+    return fail(ErrorCode::kResourceExhausted,
+                "no memory for a matrix of " + std::to_string(n) + " x " + std::to_string(k) +
+                    " weights: serve fewer experts, or use --expert-dtype int8");
+  }
   const std::size_t row_bytes = static_cast<std::size_t>(k) * dtype_bytes(source);
   const std::size_t panel_bytes = std::max<std::size_t>(1, row_bytes * PackedMatrix::kPanel);
   const auto panels =

@@ -157,7 +157,9 @@ TEST(LinearAmx, EmulatedTilesMatchTheDefinitionAndDoNotDependOnTheBatch) {
   if (!variant_supported(Variant::kAvx512Bf16)) {
     GTEST_SKIP() << "the AMX files hold AVX512-BF16 instructions, which this CPU cannot run";
   }
-  const auto run = [](const Problem& problem, std::int32_t first, std::int32_t m, float* y) {
+  // Rows [from, m) of a batch that begins at row `first` of the problem.
+  const auto run = [](const Problem& problem, std::int32_t first, std::int32_t m, std::int32_t from,
+                      float* y) {
     InputRows x;
     const std::int32_t k = problem.w.k();
     x.reset(Variant::kAmx, problem.w.dtype(), m, k);
@@ -173,9 +175,9 @@ TEST(LinearAmx, EmulatedTilesMatchTheDefinitionAndDoNotDependOnTheBatch) {
          .k = k,
          .panel_begin = 0,
          .panel_end = problem.w.num_panels(),
-         .rows = m,
+         .rows = m - from,
          .x = nullptr,
-         .x_bf16 = x.halves(0),
+         .x_bf16 = x.halves(from),
          .x_stride = x.stride(),
          .y = y,
          .y_stride = problem.w.n()});
@@ -191,16 +193,21 @@ TEST(LinearAmx, EmulatedTilesMatchTheDefinitionAndDoNotDependOnTheBatch) {
         bound[i] = sum_bound(k, kUnitF32, bound[i], kUnitF32, expected[i]);
       }
       Guarded y(expected.size());
-      run(problem, 0, m, y.data());
+      run(problem, 0, m, 0, y.data());
       EXPECT_TRUE(within(expected, y.span(), bound)) << dtype_name(dtype) << " m=" << m;
       EXPECT_TRUE(y.intact());
       std::vector<float> alone(static_cast<std::size_t>(n));
       for (std::int32_t row = 0; row < m; ++row) {
-        run(problem, row, 1, alone.data());
+        run(problem, row, 1, 0, alone.data());
         ASSERT_EQ(std::memcmp(alone.data(), &y.span()[static_cast<std::size_t>(row) * n],
                               alone.size() * sizeof(float)),
                   0);
       }
+      // The last row of a batch, where it is: tiles read on behind it, which ASan watches.
+      run(problem, 0, m, m - 1, alone.data());
+      ASSERT_EQ(std::memcmp(alone.data(), &y.span()[static_cast<std::size_t>(m - 1) * n],
+                            alone.size() * sizeof(float)),
+                0);
     }
   }
 }

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <random>
 
+#include "kernels/pack_stream.h"
 #include "kernels/weight_memory.h"
 #include "tests/kernels/tolerance.h"
 
@@ -132,6 +133,19 @@ TEST(PackedMatrix, MovingKeepsTheWeightsInPlace) {
   const PackedMatrix second = std::move(first);
   EXPECT_EQ(second.data(), data);
   EXPECT_EQ(second.at(0, 1), 4.0f);
+}
+
+TEST(PackStream, AMatrixWithoutMemoryIsAnErrorAndNothingIsRead) {
+  bool read = false;
+  const auto packed = pack_stream(DType::kBF16, 1 << 30, 1 << 30, DType::kBF16,
+                                  [&](std::int64_t, std::span<std::byte>) -> Result<void> {
+                                    read = true;
+                                    return {};
+                                  });
+  ASSERT_FALSE(packed);
+  EXPECT_EQ(packed.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_NE(packed.error().message.find("1073741824 x 1073741824"), std::string::npos);
+  EXPECT_FALSE(read);
 }
 
 TEST(WeightMemory, BlocksDoNotOverlapAndComeBack) {
