@@ -84,6 +84,17 @@ void ExpertRunner::for_rows(const PairList& pairs, std::size_t pair_bytes, const
   }
 }
 
+void ExpertRunner::sum_pairs(const PairList& pairs,
+                             std::size_t first,
+                             std::size_t end,
+                             std::span<float> sum) const {
+  std::fill(sum.begin(), sum.end(), 0.0f);
+  for (std::size_t pair = first; pair < end; ++pair) {
+    kernels::add(sum, &results_[static_cast<std::size_t>(place_of_[pair]) * sum.size()],
+                 pairs.weights[pair]);
+  }
+}
+
 Result<void> ExpertRunner::run_pairs(const ExpertStore& store,
                                      std::int32_t layer,
                                      std::int32_t hidden_size,
@@ -95,10 +106,7 @@ Result<void> ExpertRunner::run_pairs(const ExpertStore& store,
   MOIETY_CHECK(pair_rows.size() == pairs.num_pairs() * hidden, "one row for each pair");
   for_rows(pairs, hidden * sizeof(float), [&](std::size_t row, std::size_t) {
     for (std::size_t pair = pairs.row_offsets[row]; pair < pairs.row_offsets[row + 1]; ++pair) {
-      const std::span<float> out = pair_rows.subspan(pair * hidden, hidden);
-      std::fill(out.begin(), out.end(), 0.0f);
-      kernels::add(out, &results_[static_cast<std::size_t>(place_of_[pair]) * hidden],
-                   pairs.weights[pair]);
+      sum_pairs(pairs, pair, pair + 1, pair_rows.subspan(pair * hidden, hidden));
     }
   });
   return {};
@@ -114,12 +122,8 @@ Result<void> ExpertRunner::run_rows(const ExpertStore& store,
   MOIETY_TRY(compute(store, layer, hidden_size, rows, pairs));
   MOIETY_CHECK(y.size() == pairs.num_rows() * hidden, "one sum for each row");
   for_rows(pairs, hidden * sizeof(float), [&](std::size_t row, std::size_t) {
-    const std::span<float> sum = y.subspan(row * hidden, hidden);
-    std::fill(sum.begin(), sum.end(), 0.0f);
-    for (std::size_t pair = pairs.row_offsets[row]; pair < pairs.row_offsets[row + 1]; ++pair) {
-      kernels::add(sum, &results_[static_cast<std::size_t>(place_of_[pair]) * hidden],
-                   pairs.weights[pair]);
-    }
+    sum_pairs(pairs, pairs.row_offsets[row], pairs.row_offsets[row + 1],
+              y.subspan(row * hidden, hidden));
   });
   return {};
 }

@@ -46,6 +46,11 @@ class ExpertRunner {
                        std::int32_t hidden_size,
                        std::span<const float> rows,
                        const PairList& pairs);
+  /// sum = the weighted results of pairs [first, end), from zero, in their order.
+  void sum_pairs(const PairList& pairs,
+                 std::size_t first,
+                 std::size_t end,
+                 std::span<float> sum) const;
   template <class Body>
   void for_rows(const PairList& pairs, std::size_t pair_bytes, const Body& body);
 

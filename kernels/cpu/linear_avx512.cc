@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "kernels/cpu/avx512_math.h"
 #include "kernels/cpu/avx512_store.h"
 #include "kernels/cpu/row_blocks.h"
 
@@ -102,15 +103,8 @@ void to_bf16(const float* x, std::size_t size, std::uint16_t* half) {
   for (std::size_t i = 0; i < size; i += 16) {
     const std::size_t left = size - i;
     const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1);
-    const __m512 value = _mm512_maskz_loadu_ps(mask, x + i);
-    const __m512i bits = _mm512_castps_si512(value);
-    const __m512i upper = _mm512_srli_epi32(bits, 16);
-    const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_srli_epi32(
-        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
-    const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    const __m512i result = _mm512_mask_or_epi32(rounded, is_nan, upper, _mm512_set1_epi32(0x40));
-    _mm256_mask_storeu_epi16(half + i, mask, _mm512_cvtepi32_epi16(result));
+    const __m512i rounded = round_bits(_mm512_maskz_loadu_ps(mask, x + i));
+    _mm256_mask_storeu_epi16(half + i, mask, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
   }
 }
 
