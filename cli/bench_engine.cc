@@ -14,6 +14,7 @@ namespace {
 struct EngineFlags {
   BenchModel model;
   std::string batch = "1,4,16,32";
+  std::int32_t load_rounds = 3;
   bench::EngineBenchOptions options;
 };
 
@@ -111,16 +112,24 @@ Result<void> run_bench_engine(EngineFlags flags) {
   MOIETY_TRY(flags.model.prepare());
   const ModelFlags& model_flags = flags.model.model;
 
+  // In turns, because what a machine takes to hand out memory changes from minute to minute.
   std::uint64_t file_bytes = 0;
-  double reading = 0;
-  {
-    ThreadPool pool(model_flags.threads);
-    MOIETY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(model_flags.model));
-    MOIETY_ASSIGN(reading, read_seconds(checkpoint, pool, file_bytes));
+  std::vector<double> reading_seconds, loading_seconds;
+  std::optional<OfflineModel> loaded;
+  for (std::int32_t round = 0; round < flags.load_rounds; ++round) {
+    loaded.reset();
+    {
+      ThreadPool pool(model_flags.threads);
+      MOIETY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(model_flags.model));
+      MOIETY_ASSIGN(reading_seconds.emplace_back(), read_seconds(checkpoint, pool, file_bytes));
+    }
+    const Clock::time_point began = Clock::now();
+    MOIETY_ASSIGN(loaded, OfflineModel::load(model_flags, false));
+    loading_seconds.push_back(std::chrono::duration<double>(Clock::now() - began).count());
   }
-  const Clock::time_point began = Clock::now();
-  MOIETY_ASSIGN(OfflineModel offline, OfflineModel::load(model_flags, false));
-  const double loading = std::chrono::duration<double>(Clock::now() - began).count();
+  const double reading = bench::median(reading_seconds);
+  const double loading = bench::median(loading_seconds);
+  OfflineModel& offline = *loaded;
 
   const DType dtype = offline.model->dtype();
   const DType expert_dtype = offline.store->dtype();
@@ -177,8 +186,8 @@ Result<void> run_bench_engine(EngineFlags flags) {
               flags.model.name().c_str(), std::string(dtype_name(dtype)).c_str(),
               std::string(dtype_name(expert_dtype)).c_str(), variant.c_str(),
               offline.pool->num_threads(), bench::cpu_name().c_str());
-  std::printf("loaded in %.2f s; its %.2f GB are read once in %.2f s (%.0f%%)\n", loading,
-              static_cast<double>(file_bytes) / 1e9, reading, 100 * reading / loading);
+  std::printf("loaded in %.2f s; reading its %.2f GB once into memory takes %.2f s (%.0f%%)\n",
+              loading, static_cast<double>(file_bytes) / 1e9, reading, 100 * reading / loading);
   std::printf("limits: DRAM %.1f GB/s, %s %.1f GFLOP/s; medians of %zu, in turns with %d runs\n",
               rates.dram_bytes_per_second / 1e9, limits.matrix_loop().name,
               rates.matrix_operations_per_second / 1e9, report.rates.size(), flags.options.runs);
@@ -212,6 +221,11 @@ void add_bench_engine(CLI::App& bench, Chosen& chosen) {
       ->add_option("--context", flags->options.context,
                    "Tokens before those that are decoded; 64 to 128 unless given")
       ->check(CLI::Range(1, 1 << 20));
+  command
+      ->add_option("--load-rounds", flags->load_rounds,
+                   "How often the files are read and the model is loaded, in turns")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
   command->add_option("--runs", flags->options.runs, "Runs of each case; medians are printed")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();

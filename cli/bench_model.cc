@@ -7,11 +7,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 
 #include "bench/make_checkpoint.h"
 #include "bench/shapes.h"
 #include "cli/local_cluster.h"
 #include "common/file.h"
+#include "kernels/weight_memory.h"
 
 namespace moiety::cli {
 
@@ -89,6 +91,9 @@ Result<double> read_seconds(const Checkpoint& checkpoint, ThreadPool& pool, std:
   struct Piece {
     int fd;
     std::uint64_t begin;
+    std::size_t size;
+    std::unique_ptr<std::byte, decltype(&kernels::free_weights)> memory{nullptr,
+                                                                        &kernels::free_weights};
   };
   std::vector<Fd> files;
   std::vector<Piece> pieces;
@@ -100,26 +105,22 @@ Result<double> read_seconds(const Checkpoint& checkpoint, ThreadPool& pool, std:
       return fail(ErrorCode::kIo, path.string() + ": cannot read: " + std::strerror(errno));
     const auto size = static_cast<std::uint64_t>(info.st_size);
     for (std::uint64_t begin = 0; begin < size; begin += kPiece)
-      pieces.push_back({files.back().get(), begin});
+      pieces.push_back({files.back().get(), begin, std::min(kPiece, size - begin)});
     bytes += size;
   }
-  std::vector<std::vector<std::byte>> buffers(pool.num_threads(), std::vector<std::byte>(kPiece));
-  double seconds = 0;
-  for (int pass = 0; pass < 2; ++pass) {
-    std::atomic<bool> failed{false};
-    const Clock::time_point began = Clock::now();
-    pool.parallel_for(pieces.size(), [&](std::size_t i, std::size_t thread) {
-      if (::pread(pieces[i].fd, buffers[thread].data(), kPiece,
-                  static_cast<off_t>(pieces[i].begin)) < 0) {
-        failed = true;
-      }
-    });
-    seconds = std::chrono::duration<double>(Clock::now() - began).count();
-    if (failed) {
-      return fail(ErrorCode::kIo, checkpoint.folder().string() + ": cannot read its files");
+  std::atomic<bool> failed{false};
+  const Clock::time_point began = Clock::now();
+  pool.parallel_for(pieces.size(), [&](std::size_t i, std::size_t) {
+    Piece& piece = pieces[i];
+    piece.memory.reset(kernels::allocate_weights(piece.size));
+    const auto begin = static_cast<off_t>(piece.begin);
+    if (::pread(piece.fd, piece.memory.get(), piece.size, begin) !=
+        static_cast<ssize_t>(piece.size)) {
+      failed = true;
     }
-  }
-  return seconds;
+  });
+  if (failed) return fail(ErrorCode::kIo, checkpoint.folder().string() + ": cannot read its files");
+  return std::chrono::duration<double>(Clock::now() - began).count();
 }
 
 }  // namespace moiety::cli

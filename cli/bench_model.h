@@ -24,8 +24,8 @@ struct BenchModel {
   std::string name() const;
 };
 
-/// Reads the files of a checkpoint on all threads, twice: the seconds of the second time, when the
-/// page cache has them. The bytes are returned through `bytes`.
+/// Reads the files of a checkpoint once, on all threads, into memory like that of weights, and lets
+/// it go: seconds until all of it is there. The bytes are returned through `bytes`.
 Result<double> read_seconds(const Checkpoint& checkpoint, ThreadPool& pool, std::uint64_t& bytes);
 
 }  // namespace moiety::cli
