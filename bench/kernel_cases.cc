@@ -4,6 +4,7 @@
 #include <numeric>
 #include <random>
 
+#include "bench/two_chains.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/expert_ffn.h"
@@ -57,6 +58,17 @@ void add_linear(DType dtype, const KernelSizes& sizes, std::vector<KernelCase>& 
            const PackedMatrix& w = set->matrices[set->next++ % set->matrices.size()];
            kernels::linear(variant, w, set->x.data(), m, set->y.data(), pool);
          }});
+    if (dtype != DType::kBF16 || m > 4 || !can_run_two_chains()) continue;
+    cases.push_back({"linear, two chains", dtype, m, cost,
+                     [set, m, hidden = sizes.hidden](kernels::Variant variant, ThreadPool& pool) {
+                       kernels::InputRows inputs;  // made anew, as linear() does
+                       inputs.reset(variant, DType::kBF16, m, hidden);
+                       for (std::int32_t row = 0; row < m; ++row)
+                         inputs.set_row(row, set->x.data() + area(row, hidden));
+                       const PackedMatrix& w = set->matrices[set->next++ % set->matrices.size()];
+                       linear_two_chains(w, inputs, set->y.data(), pool);
+                     },
+                     kernels::Variant::kAvx512Bf16});
   }
 }
 

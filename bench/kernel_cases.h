@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@ struct KernelCase {
   std::int32_t m = 0;  ///< rows (of each expert, for expert_ffn)
   Cost cost;           ///< of one call
   std::function<void(kernels::Variant, ThreadPool&)> run;
+  std::optional<kernels::Variant> only = {};  ///< the one variant that it stands beside
 };
 
 /// linear and expert_ffn with m = 1, 4, 16, 64 and 512 rows, and attention for decoding and
@@ -38,6 +40,8 @@ struct KernelCase {
 /// caches hold, so that each call reads its own from DRAM. Attention knows no I8: it is left out.
 ///
 ///   linear             a matrix [hidden, hidden]
+///   linear, two chains the same by a kernel without equal bits (two_chains.h), up to 4 rows, where
+///                      the CPU can run it: what equal bits cost
 ///   expert_ffn         GroupedExperts: m rows for each of num_experts (fewer from 64 rows on)
 ///   attention decode   m sequences with `context` tokens each, one new token of each
 ///   attention prefill  m tokens of one sequence

@@ -66,7 +66,9 @@ Result<std::vector<Measured>> measure(const KernelFlags& flags,
                                       Progress& progress) {
   std::vector<Measured> all;
   for (const bench::KernelCase& kernel : cases) {
-    for (const kernels::Variant variant : variants) all.push_back({&kernel, variant, {}, {}});
+    for (const kernels::Variant variant : variants) {
+      if (!kernel.only || *kernel.only == variant) all.push_back({&kernel, variant, {}, {}});
+    }
   }
   for (std::int32_t run = 1; run <= flags.runs; ++run) {
     for (Measured& measured : all) {
