@@ -1,5 +1,6 @@
 #include "kernels/input_rows.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "common/check.h"
@@ -51,7 +52,7 @@ void InputRows::set(std::int32_t row, std::int32_t first, std::int32_t count, co
     return;
   }
   auto* target = reinterpret_cast<float*>(at(row, first));
-  std::memcpy(target, x, size * sizeof(float));
+  std::copy_n(x, size, target);  // not memcpy: x may be null where there are no columns
   if (weights_ != DType::kF32) round_inputs(DType::kBF16, {target, size});
 }
 
