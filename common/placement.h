@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <set>
 #include <string>
@@ -18,6 +19,13 @@ struct KeptExperts {
   bool operator==(const KeptExperts&) const = default;
 };
 
+/// What a request does while experts that it needs are on no reachable worker.
+enum class MissingPolicy : std::uint8_t {
+  kWait,  ///< waits, bounded by the request's deadline
+  kMask,  ///< goes on without them, and the response says so
+  kFail,  ///< ends with kWorkerLost (503)
+};
+
 /// A served name. `name` is empty for the full model (served as MODEL), else the part after the
 /// colon of MODEL:NAME.
 struct Deployment {
@@ -25,6 +33,7 @@ struct Deployment {
   KeptExperts kept;
   bool draining =
       false;  ///< new requests get 404, running ones finish; its experts stay until then
+  MissingPolicy on_missing = MissingPolicy::kWait;
   bool operator==(const Deployment&) const = default;
 };
 

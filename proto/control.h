@@ -24,7 +24,7 @@
 namespace moiety::proto {
 
 /// Peers with another version are refused.
-inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kProtocolVersion = 2;
 
 /// The longest encoded message.
 inline constexpr std::size_t kMaxMessageBytes = std::size_t{64} << 20;
@@ -43,6 +43,12 @@ struct Hello {
   std::string lane_address;  ///< workers: opaque bytes of the fabric; otherwise empty
   std::string http_address;  ///< "host:port" of this process's HTTP (API, metrics); may be empty
   std::string fingerprint;   ///< of the checkpoint this process opened; empty for admin
+  /// Workers: bytes of packed experts that this process may hold; 0 = as the coordinator is set.
+  std::uint64_t capacity_bytes = 0;
+  /// Workers: the experts held now, ascending. A coordinator that was restarted adopts the worker.
+  std::vector<ExpertId> resident;
+  /// Routers: the epoch that steps use now; 0 = none yet.
+  Epoch epoch;
   bool operator==(const Hello&) const = default;
 };
 
@@ -118,6 +124,7 @@ struct RouterStats {
   Epoch epoch;                ///< that steps used when the counts of requests were taken
   std::uint64_t running = 0;  ///< requests, now
   std::uint64_t waiting = 0;  ///< requests, now
+  std::uint64_t parked = 0;   ///< of those running, how many wait for lost experts, now
   std::map<std::string, std::uint64_t>
       running_per_deployment;  ///< running and waiting, now, by name
   std::uint64_t requests_total = 0;

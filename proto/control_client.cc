@@ -32,9 +32,11 @@ Result<void> ControlClient::send(const ControlMessage& message) {
 }
 
 Error ControlClient::converse() {
-  auto connected =
-      Channel::connect(options_.address, options_.hello, {.stop = connecting_.get_token()});
+  Hello hello = options_.hello;
+  if (callbacks_.complete_hello) callbacks_.complete_hello(hello);
+  auto connected = Channel::connect(options_.address, hello, {.stop = connecting_.get_token()});
   if (!connected) return connected.error();
+  if (callbacks_.on_welcome) callbacks_.on_welcome((*connected)->welcome());
   const std::chrono::milliseconds interval =
       std::max((*connected)->welcome().heartbeat_interval, std::chrono::milliseconds(10));
   Channel* channel = connected->get();

@@ -22,6 +22,12 @@ struct ControlClientOptions {
 struct ControlClientCallbacks {
   std::function<void(ControlMessage)> on_message;  ///< on the channel's thread; must not block
   std::function<ControlMessage()> make_heartbeat;  ///< on the client's thread, once per interval
+  /// Completes the Hello of each connection (what is held now, the epoch in use); may be empty. On
+  /// the client's thread.
+  std::function<void(Hello&)> complete_hello = {};
+  /// The coordinator let us in; before any message of this connection. May be empty. On the
+  /// client's thread.
+  std::function<void(const Welcome&)> on_welcome = {};
   /// The coordinator refused us, or was gone for longer than orphan_timeout: finish. Called once,
   /// on the client's thread.
   std::function<void(const Error& why)> on_orphaned;

@@ -40,6 +40,9 @@ void put(const Hello& hello, wire::Control& control) {
   out.set_lane_address(hello.lane_address);
   out.set_http_address(hello.http_address);
   out.set_fingerprint(hello.fingerprint);
+  out.set_capacity_bytes(hello.capacity_bytes);
+  put(hello.resident, *out.mutable_resident());
+  out.set_epoch(hello.epoch.value);
 }
 
 void put(const Welcome& welcome, wire::Control& control) {
@@ -107,6 +110,8 @@ void put(const PublishEpoch& publish, wire::Control& control) {
     deployment_out.set_name(deployment.name);
     deployment_out.set_full(deployment.kept.full);
     deployment_out.set_draining(deployment.draining);
+    deployment_out.set_on_missing(
+        static_cast<wire::Deployment::MissingPolicy>(deployment.on_missing));
     for (const auto& layer : deployment.kept.layers) {
       deployment_out.add_kept()->mutable_experts()->Add(layer.begin(), layer.end());
     }
@@ -125,6 +130,7 @@ void put(const RouterHeartbeat& heartbeat, wire::Control& control) {
   out.set_epoch(stats.epoch.value);
   out.set_running(stats.running);
   out.set_waiting(stats.waiting);
+  out.set_parked(stats.parked);
   for (const auto& [name, running] : stats.running_per_deployment) {
     wire::DeploymentLoad& load = *out.add_running_per_deployment();
     load.set_name(name);
@@ -183,6 +189,9 @@ Result<ControlMessage> get(const wire::Hello& in) {
   hello.lane_address = in.lane_address();
   hello.http_address = in.http_address();
   hello.fingerprint = in.fingerprint();
+  hello.capacity_bytes = in.capacity_bytes();
+  hello.resident = get(in.resident());
+  hello.epoch = Epoch{in.epoch()};
   return ControlMessage(std::move(hello));
 }
 
@@ -263,6 +272,10 @@ Result<ControlMessage> get(const wire::PublishEpoch& in) {
     deployment.name = in_deployment.name();
     deployment.kept.full = in_deployment.full();
     deployment.draining = in_deployment.draining();
+    if (!wire::Deployment::MissingPolicy_IsValid(in_deployment.on_missing())) {
+      return damaged("a deployment's on_missing is unknown");
+    }
+    deployment.on_missing = static_cast<MissingPolicy>(in_deployment.on_missing());
     for (const wire::KeptLayer& layer : in_deployment.kept()) {
       deployment.kept.layers.emplace_back(layer.experts().begin(), layer.experts().end());
     }
@@ -282,6 +295,7 @@ Result<ControlMessage> get(const wire::RouterHeartbeat& in) {
   stats.epoch = Epoch{in.epoch()};
   stats.running = in.running();
   stats.waiting = in.waiting();
+  stats.parked = in.parked();
   for (const wire::DeploymentLoad& load : in.running_per_deployment()) {
     if (!stats.running_per_deployment.emplace(load.name(), load.running()).second) {
       return damaged("RouterHeartbeat: a deployment appears twice");

@@ -91,7 +91,8 @@ Result<void> check(const Hello& hello) {
   MOIETY_TRY(check_size("build bytes", hello.build.size(), kMaxNameBytes));
   MOIETY_TRY(check_size("fingerprint bytes", hello.fingerprint.size(), kMaxNameBytes));
   MOIETY_TRY(check_size("lane_address bytes", hello.lane_address.size(), kMaxAddressBytes));
-  return check_size("http_address bytes", hello.http_address.size(), kMaxAddressBytes);
+  MOIETY_TRY(check_size("http_address bytes", hello.http_address.size(), kMaxAddressBytes));
+  return check_experts("resident", hello.resident);
 }
 
 Result<void> check(const Welcome& welcome) {
