@@ -10,6 +10,7 @@ void add_bench(CLI::App& app, Chosen& chosen) {
   add_bench_kernels(*bench, chosen);
   add_bench_serve(*bench, chosen);
   add_bench_cluster(*bench, chosen);
+  add_bench_fabric(*bench, chosen);
 }
 
 }  // namespace moiety::cli

@@ -10,5 +10,6 @@ void add_bench_engine(CLI::App& bench, Chosen& chosen);
 void add_bench_kernels(CLI::App& bench, Chosen& chosen);
 void add_bench_serve(CLI::App& bench, Chosen& chosen);
 void add_bench_cluster(CLI::App& bench, Chosen& chosen);
+void add_bench_fabric(CLI::App& bench, Chosen& chosen);
 
 }  // namespace moiety::cli

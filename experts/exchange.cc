@@ -1,5 +1,7 @@
 #include "experts/exchange.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <string>
 
@@ -19,6 +21,7 @@ struct DispatchHead {
 static_assert(sizeof(DispatchHead) == 16);
 
 constexpr std::uint32_t kMaxHidden = 1u << 20;
+constexpr std::size_t kChunk = 512;  // values converted at a time, in aligned memory
 
 template <class T>
 std::byte* put(std::byte* to, const T* from, std::size_t count) {
@@ -53,9 +56,12 @@ std::vector<std::byte> encode_dispatch(const Dispatch& dispatch) {
     put(to, dispatch.rows.data(), dispatch.rows.size());
     return payload;
   }
-  for (float value : dispatch.rows) {
-    const bf16 half = float_to_bf16(value);
-    to = put(to, &half, 1);
+  std::array<bf16, kChunk> halves;
+  for (std::size_t begin = 0; begin < dispatch.rows.size(); begin += kChunk) {
+    const std::size_t count = std::min(kChunk, dispatch.rows.size() - begin);
+    const float* values = &dispatch.rows[begin];
+    for (std::size_t i = 0; i < count; ++i) halves[i] = float_to_bf16(values[i]);
+    to = put(to, halves.data(), count);
   }
   return payload;
 }
@@ -101,10 +107,12 @@ Result<Dispatch> decode_dispatch(std::span<const std::byte> payload) {
     get(from, dispatch.rows.data(), dispatch.rows.size());
     return dispatch;
   }
-  for (float& value : dispatch.rows) {
-    bf16 half = 0;
-    from = get(from, &half, 1);
-    value = bf16_to_float(half);
+  std::array<bf16, kChunk> halves;
+  for (std::size_t begin = 0; begin < dispatch.rows.size(); begin += kChunk) {
+    const std::size_t count = std::min(kChunk, dispatch.rows.size() - begin);
+    from = get(from, halves.data(), count);
+    float* values = &dispatch.rows[begin];
+    for (std::size_t i = 0; i < count; ++i) values[i] = bf16_to_float(halves[i]);
   }
   return dispatch;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <new>
 #include <optional>
 #include <thread>
 
@@ -35,7 +36,7 @@ Result<kernels::PackedMatrix> load_projection(const SafetensorsSet& tensors,
 ExpertStore::ExpertStore(const Checkpoint& checkpoint, DType dtype)
     : checkpoint_(checkpoint), dtype_(dtype) {}
 
-Result<void> ExpertStore::load_one(ExpertId id) {
+Result<void> ExpertStore::load_one(ExpertId id, Loaded& loaded) {
   const FeedForwardSource source = checkpoint_.architecture().expert_source(id.layer, id.expert);
   const SafetensorsSet& tensors = checkpoint_.tensors();
   auto weights = std::make_shared<kernels::ExpertWeights>();
@@ -45,8 +46,7 @@ Result<void> ExpertStore::load_one(ExpertId id) {
   MOIETY_ASSIGN(weights->down, load_projection(tensors, source.down_proj, dtype_, bytes_read));
   const std::lock_guard lock(mutex_);
   bytes_read_ += bytes_read;
-  bytes_resident_ += weights->num_bytes();
-  experts_.emplace(id, std::move(weights));
+  loaded.emplace(id, std::move(weights));
   return {};
 }
 
@@ -63,14 +63,25 @@ Result<void> ExpertStore::load(std::span<const ExpertId> experts) {
     if (find(id) == nullptr) wanted.insert(id);
   }
   const std::vector<ExpertId> missing(wanted.begin(), wanted.end());
+  if (missing.empty()) return {};
+  MOIETY_TRY(checkpoint_.tensors().check_unchanged());
+  Loaded loaded;
   std::atomic<std::size_t> next{0};
   std::mutex error_mutex;
   std::optional<Error> error;
   const auto work = [&] {
     for (std::size_t i; (i = next.fetch_add(1)) < missing.size();) {
-      if (auto loaded = load_one(missing[i]); !loaded) {
+      Result<void> outcome;
+      try {
+        outcome = load_one(missing[i], loaded);
+      } catch (const std::bad_alloc&) {
+        outcome = fail(ErrorCode::kResourceExhausted,
+                       "no memory for expert " + std::to_string(missing[i].expert) + " of layer " +
+                           std::to_string(missing[i].layer));
+      }
+      if (!outcome) {
         const std::lock_guard lock(error_mutex);
-        if (!error) error = loaded.error();
+        if (!error) error = outcome.error();
         next = missing.size();
       }
     }
@@ -83,7 +94,20 @@ Result<void> ExpertStore::load(std::span<const ExpertId> experts) {
     work();
   }
   if (error) return *error;
+  // Bytes that were written while we read them would otherwise pass.
+  MOIETY_TRY(checkpoint_.tensors().check_unchanged());
+  const std::lock_guard lock(mutex_);
+  for (auto& [id, weights] : loaded) bytes_resident_ += weights->num_bytes();
+  experts_.merge(loaded);
   return {};
+}
+
+std::vector<ExpertId> ExpertStore::resident() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<ExpertId> experts;
+  experts.reserve(experts_.size());
+  for (const auto& [id, weights] : experts_) experts.push_back(id);
+  return experts;
 }
 
 void ExpertStore::keep_only(const std::set<ExpertId>& experts) {

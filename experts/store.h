@@ -6,6 +6,7 @@
 #include <mutex>
 #include <set>
 #include <span>
+#include <vector>
 
 #include "checkpoint/checkpoint.h"
 #include "common/ids.h"
@@ -23,13 +24,18 @@ class ExpertStore {
   ExpertStore(const Checkpoint& checkpoint, DType dtype);
 
   /// Reads and packs experts on all cores; those that are resident already cost nothing. On an
-  /// error those loaded before it stay. One load at a time.
+  /// error what was resident before stays, and nothing is added. The checkpoint's files are checked
+  /// before and after: kNotFound or kDataLoss names one that is gone or has changed. One load at a
+  /// time.
   Result<void> load(std::span<const ExpertId> experts);
   /// Drops every expert that is not in `experts`.
   void keep_only(const std::set<ExpertId>& experts);
 
   /// Null when it is not resident.
   std::shared_ptr<const kernels::ExpertWeights> find(ExpertId expert) const;
+
+  /// What is held now, ascending.
+  std::vector<ExpertId> resident() const;
 
   DType dtype() const { return dtype_; }
   std::size_t num_experts() const;
@@ -39,13 +45,15 @@ class ExpertStore {
   std::uint64_t bytes_read() const;
 
  private:
-  Result<void> load_one(ExpertId id);
+  using Loaded = std::map<ExpertId, std::shared_ptr<const kernels::ExpertWeights>>;
+  /// Adds to `loaded` under mutex_.
+  Result<void> load_one(ExpertId id, Loaded& loaded);
   const Checkpoint& checkpoint_;
   const DType dtype_;
   mutable std::mutex mutex_;
-  std::map<ExpertId, std::shared_ptr<const kernels::ExpertWeights>> experts_;  // guarded by mutex_
-  std::uint64_t bytes_resident_ = 0;                                           // guarded by mutex_
-  std::uint64_t bytes_read_ = 0;                                               // guarded by mutex_
+  Loaded experts_;                    // guarded by mutex_
+  std::uint64_t bytes_resident_ = 0;  // guarded by mutex_
+  std::uint64_t bytes_read_ = 0;      // guarded by mutex_
 };
 
 /// Every routed expert of a model, in (layer, expert) order.

@@ -51,7 +51,9 @@ static_assert(sizeof(Header) == 80);
 struct Event {
   enum class Type : std::uint8_t {
     kMessage,      ///< header and payload are set
-    kPeerLost,     ///< the peer's process died, closed, or was cut off; nothing more comes from it
+    kConnected,    ///< router side: a connect() succeeded, messages may be sent to the peer
+    kPeerLost,     ///< the peer's process died, closed, or was cut off, or a connect() failed
+                   ///< (`error` says why); nothing more comes from it
     kTimeout,      ///< the deadline passed
     kInterrupted,  ///< interrupt() was called from another thread
   };
@@ -59,6 +61,14 @@ struct Event {
   std::uint64_t peer = 0;  ///< router side: worker id. Worker side: lane number
   Header header;
   std::vector<std::byte> payload;
+  Error error;  ///< kPeerLost: why
+};
+
+/// Who we are to the other side, checked in the hello.
+struct LaneIdentity {
+  std::uint64_t id = 0;           ///< router id, or worker id
+  std::uint64_t incarnation = 0;  ///< workers only
+  std::string token;              ///< the cluster's secret; both sides must have the same one
 };
 
 /// A router's end: its connections to all workers of a placement.
@@ -68,13 +78,17 @@ class RouterLane {
  public:
   virtual ~RouterLane() = default;
 
-  /// Connects to a worker's port and exchanges a hello (router id, expected incarnation, token).
-  /// kUnavailable: nobody answers there before `deadline`. kLeaseLost: another incarnation answers.
-  virtual Result<void> connect(const std::string& address,
-                               std::uint64_t worker,
-                               std::uint64_t incarnation,
-                               Deadline deadline) = 0;
-  /// Forgets a worker; its late messages are dropped. No event follows.
+  /// Begins to connect to a worker's port and to exchange a hello (router id, expected incarnation,
+  /// token); returns at once and replaces an earlier connection to that worker. The outcome is one
+  /// event of wait(): kConnected, or kPeerLost with error kUnavailable (nobody answered there
+  /// before `deadline`), kLeaseLost (another incarnation answers), or what the port refused it for.
+  /// The connection progresses inside wait() only.
+  virtual void connect(const std::string& address,
+                       std::uint64_t worker,
+                       std::uint64_t incarnation,
+                       Deadline deadline) = 0;
+  /// Forgets a worker, also one that is being connected to; its late messages are dropped. No event
+  /// follows.
   virtual void disconnect(std::uint64_t worker) = 0;
   virtual bool connected(std::uint64_t worker) const = 0;
 
@@ -102,6 +116,8 @@ class WorkerPort {
   virtual ~WorkerPort() = default;
   /// What routers pass to connect().
   virtual const std::string& address() const = 0;
+  /// Changes what hellos are judged by. Before the first wait(): who is let in stays in.
+  virtual void set_identity(const LaneIdentity& identity) = 0;
   /// The next event of any lane. `Event::peer` is the lane's number, unique over the port's life.
   virtual Event wait(Deadline deadline) = 0;
   /// Answers on a lane; kUnavailable when that lane is gone (the router died: not the worker's
@@ -110,13 +126,6 @@ class WorkerPort {
                             const Header& header,
                             std::vector<std::byte> payload) = 0;
   virtual void interrupt() = 0;
-};
-
-/// Who we are to the other side, checked in the hello.
-struct LaneIdentity {
-  std::uint64_t id = 0;           ///< router id, or worker id
-  std::uint64_t incarnation = 0;  ///< workers only
-  std::string token;              ///< the cluster's secret; both sides must have the same one
 };
 
 }  // namespace moiety::fabric

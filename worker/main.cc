@@ -4,6 +4,7 @@
 
 #include "common/guard.h"
 #include "common/log.h"
+#include "fabric/mpi/mpi_lane.h"
 #include "worker/worker.h"
 
 int main(int argc, char** argv) {
@@ -12,13 +13,24 @@ int main(int argc, char** argv) {
   std::string expert_dtype;
   CLI::App app(
       "Moiety worker: holds routed experts and computes them for routers. The coordinator starts "
-      "it. The cluster's secret comes from the environment variable MOIETY_TOKEN.");
+      "it, or, for a coordinator with --fleet static, anybody: by hand, by mpirun, by Slurm. The "
+      "cluster's secret comes from the environment variable MOIETY_TOKEN.");
   app.add_option("--coordinator", options.coordinator, "Coordinator's control address, HOST:PORT")
       ->required();
   app.add_option("--model", options.model, "Checkpoint folder")->required();
-  app.add_option("--id", options.id, "Worker id, unique in the fleet")->required();
-  app.add_option("--incarnation", options.incarnation, "Differs between restarts of one id")
+  app.add_option("--id", options.id,
+                 "Worker id, unique in the fleet; the coordinator assigns one unless given");
+  app.add_option("--incarnation", options.incarnation,
+                 "Differs between starts of one id; the time of the start unless given");
+  app.add_option("--fabric", options.fabric,
+                 "What carries tokens: ucx (workers come and go), or mpi (this process was started "
+                 "by mpirun or srun, in one world with the routers)")
+      ->check(CLI::IsMember({"ucx", "mpi"}))
       ->capture_default_str();
+  app.add_option("--capacity-bytes", options.capacity_bytes,
+                 "Bytes of packed experts that this worker may hold; as the coordinator is set "
+                 "unless given")
+      ->transform(CLI::AsSizeValue(false));
   app.add_option("--bind", options.bind_host, "Address of the lane's port and of /metrics")
       ->capture_default_str();
   app.add_option("--http-port", options.http_port, "Port of /metrics and /health; 0 = a free one")
@@ -35,8 +47,10 @@ int main(int argc, char** argv) {
   app.add_option("--kernels", options.kernels,
                  "Kernel variant: auto, amx, avx512_bf16, avx512, avx2, plain, reference")
       ->capture_default_str();
-  app.add_option("--orphan-timeout", options.orphan_timeout_s,
-                 "Seconds to go on without a coordinator before exiting; 0 = for ever")
+  app.add_option(
+         "--orphan-timeout", options.orphan_timeout_s,
+         "Seconds to go on without a coordinator before exiting; 0 = for ever: routers need "
+         "only the worker")
       ->capture_default_str();
   try {
     app.parse(argc, argv);
@@ -44,7 +58,7 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 1;
   }
   if (const char* token = std::getenv("MOIETY_TOKEN")) options.token = token;
-  moiety::init_logging("worker " + std::to_string(options.id));
+  moiety::init_logging(options.id ? "worker " + std::to_string(*options.id) : "worker");
   const auto outcome = moiety::guarded([&]() -> moiety::Result<void> {
     MOIETY_ASSIGN(const moiety::DType dense, moiety::parse_dtype_flag(dtype, false));
     MOIETY_ASSIGN(options.expert_dtype, moiety::expert_dtype_for(dense, expert_dtype));
@@ -52,7 +66,7 @@ int main(int argc, char** argv) {
   });
   if (!outcome) {
     std::fprintf(stderr, "moiety-worker: %s\n", outcome.error().message.c_str());
-    return 1;
+    return moiety::fabric::end_mpi(1);
   }
-  return 0;
+  return moiety::fabric::end_mpi(0);
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "common/dtype.h"
@@ -12,15 +13,19 @@ namespace moiety {
 struct WorkerOptions {
   std::string coordinator;  ///< "host:port"
   std::filesystem::path model;
-  std::uint32_t id = 0;
-  std::uint64_t incarnation = 1;
+  /// Absent: the coordinator assigns one.
+  std::optional<std::uint32_t> id;
+  /// Absent: the time of the start, so that every start of one id differs from those before.
+  std::optional<std::uint64_t> incarnation;
+  std::string fabric = "ucx";           ///< or "mpi"
   std::string bind_host = "127.0.0.1";  ///< of the lane's port and of /metrics
   std::uint16_t http_port = 0;          ///< of /metrics and /health; 0 = a free one
   std::size_t threads = 0;              ///< 0 = one per core
   DType expert_dtype = DType::kBF16;
   std::string kernels = "auto";
-  std::string token;  ///< the cluster's secret
-  std::uint32_t orphan_timeout_s = 60;
+  std::uint64_t capacity_bytes = 0;  ///< of packed experts; 0: as the coordinator is set
+  std::string token;                 ///< the cluster's secret
+  std::uint32_t orphan_timeout_s = 0;
 };
 
 /// Runs a worker until the coordinator ends it, SIGTERM or SIGINT comes, or the coordinator has

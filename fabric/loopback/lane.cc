@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <deque>
+#include <map>
 #include <optional>
 #include <unordered_map>
 #include <utility>
@@ -59,6 +61,11 @@ class LoopbackPort final : public WorkerPort {
 
   const std::string& address() const override { return port_.address; }
 
+  void set_identity(const LaneIdentity& identity) override {
+    const Lock lock(state_->mutex);
+    port_.identity = identity;
+  }
+
   Event wait(Deadline deadline) override {
     Lock lock(state_->mutex);
     for (;;) {
@@ -76,6 +83,8 @@ class LoopbackPort final : public WorkerPort {
         port_.lanes.erase(connection->lane);
         if (!connection->greeted) continue;
         event.type = Event::Type::kPeerLost;
+        event.error =
+            fail(ErrorCode::kUnavailable, fmt::format("router {} is gone", connection->router));
         return event;
       }
       event.type = Event::Type::kMessage;
@@ -126,18 +135,21 @@ class LoopbackLane final : public RouterLane {
   ~LoopbackLane() override {
     const Lock lock(state_->mutex);
     for (auto& [worker, connection] : workers_) state_->close(connection, Direction::kToRouter);
+    for (auto& [worker, greeting] : greetings_)
+      state_->close(greeting.connection, Direction::kToRouter);
   }
 
-  Result<void> connect(const std::string& address,
-                       std::uint64_t worker,
-                       std::uint64_t incarnation,
-                       Deadline deadline) override {
-    Lock lock(state_->mutex);
+  void connect(const std::string& address,
+               std::uint64_t worker,
+               std::uint64_t incarnation,
+               Deadline deadline) override {
+    const Lock lock(state_->mutex);
     forget(worker);
     const auto port = state_->ports.find(address);
     if (port == state_->ports.end() || !port->second->alive) {
-      return fail(ErrorCode::kUnavailable,
-                  fmt::format("worker {} at {}: nobody listens there", worker, address));
+      failures_.push_back(
+          lost(worker, address, fail(ErrorCode::kUnavailable, "nobody listens there")));
+      return;
     }
     const auto connection = make_connection(*port->second, worker);
     if (!state_->pair(identity_.id, worker).partitioned) {
@@ -145,14 +157,7 @@ class LoopbackLane final : public RouterLane {
       state_->post(Direction::kToWorker,
                    Item{Item::Type::kHello, connection, {}, std::move(hello)});
     }
-    auto verdict = await_answer(connection, lock, worker, incarnation, deadline);
-    if (!verdict) {
-      state_->close(connection, Direction::kToRouter);
-      return with_context(fmt::format("worker {} at {}", worker, address),
-                          std::move(verdict).error());
-    }
-    workers_[worker] = connection;
-    return {};
+    greetings_[worker] = {connection, address, incarnation, deadline};
   }
 
   void disconnect(std::uint64_t worker) override {
@@ -181,21 +186,20 @@ class LoopbackLane final : public RouterLane {
 
   Event wait(Deadline deadline) override {
     Lock lock(state_->mutex);
-    std::optional<Item> item = next_item(*mailbox_, lock, deadline);
-    if (!item) return no_event(*mailbox_);
-    Event event;
-    event.peer = item->connection->worker;
-    if (item->type == Item::Type::kLost) {
-      item->connection->open[kToRouter] = false;
-      workers_.erase(event.peer);
-      event.type = Event::Type::kPeerLost;
-      return event;
+    for (;;) {
+      if (!failures_.empty()) {
+        Event event = std::move(failures_.front());
+        failures_.pop_front();
+        return event;
+      }
+      auto until = deadline;
+      for (const auto& [worker, greeting] : greetings_) until = std::min(until, greeting.deadline);
+      std::optional<Item> item = next_item(*mailbox_, lock, until);
+      if (item) return take(*item);
+      if (mailbox_->interrupted) return no_event(*mailbox_);
+      expire_greetings();
+      if (failures_.empty() && Clock::now() >= deadline) return no_event(*mailbox_);
     }
-    event.type = Event::Type::kMessage;
-    event.header = item->header;
-    event.payload = std::move(item->bytes);
-    bytes_received_ += event.payload.size();
-    return event;
   }
 
   void interrupt() override {
@@ -208,11 +212,82 @@ class LoopbackLane final : public RouterLane {
   std::uint64_t bytes_received() const override { return bytes_received_; }
 
  private:
+  /// A connection whose hello is not answered yet.
+  struct Greeting {
+    std::shared_ptr<Connection> connection;
+    std::string address;
+    std::uint64_t incarnation = 0;
+    Deadline deadline;
+  };
+
+  static Event lost(std::uint64_t worker, const std::string& address, Error why) {
+    Event event;
+    event.type = Event::Type::kPeerLost;
+    event.peer = worker;
+    event.error = with_context(fmt::format("worker {} at {}", worker, address), std::move(why));
+    return event;
+  }
+
+  Event take(Item& item) {
+    const std::uint64_t worker = item.connection->worker;
+    if (const auto it = greetings_.find(worker); it != greetings_.end()) {
+      const Greeting greeting = std::move(it->second);
+      greetings_.erase(it);
+      const Result<void> verdict =
+          item.type == Item::Type::kAnswer
+              ? check_hello_answer(item.bytes, worker, greeting.incarnation)
+              : fail(ErrorCode::kUnavailable, "the port closed before it answered");
+      if (!verdict) {
+        state_->close(greeting.connection, Direction::kToRouter);
+        return lost(worker, greeting.address, verdict.error());
+      }
+      workers_[worker] = greeting.connection;
+      Event event;
+      event.type = Event::Type::kConnected;
+      event.peer = worker;
+      return event;
+    }
+    Event event;
+    event.peer = worker;
+    if (item.type == Item::Type::kLost) {
+      item.connection->open[kToRouter] = false;
+      workers_.erase(worker);
+      event.type = Event::Type::kPeerLost;
+      event.error = fail(ErrorCode::kWorkerLost, fmt::format("worker {} is gone", worker));
+      return event;
+    }
+    event.type = Event::Type::kMessage;
+    event.header = item.header;
+    event.payload = std::move(item.bytes);
+    bytes_received_ += event.payload.size();
+    return event;
+  }
+
+  void expire_greetings() {
+    const auto now = Clock::now();
+    for (auto it = greetings_.begin(); it != greetings_.end();) {
+      if (now < it->second.deadline) {
+        ++it;
+        continue;
+      }
+      state_->close(it->second.connection, Direction::kToRouter);
+      failures_.push_back(
+          lost(it->first, it->second.address,
+               fail(ErrorCode::kUnavailable, "nobody answered before the deadline")));
+      it = greetings_.erase(it);
+    }
+  }
+
   void forget(std::uint64_t worker) {
-    const auto it = workers_.find(worker);
-    if (it == workers_.end()) return;
-    state_->close(it->second, Direction::kToRouter);
-    workers_.erase(it);
+    std::erase_if(failures_, [&](const Event& event) { return event.peer == worker; });
+    if (const auto it = greetings_.find(worker); it != greetings_.end()) {
+      state_->close(it->second.connection, Direction::kToRouter);
+      greetings_.erase(it);
+    }
+    if (const auto it = workers_.find(worker); it != workers_.end()) {
+      state_->close(it->second, Direction::kToRouter);
+      workers_.erase(it);
+    }
   }
 
   std::shared_ptr<Connection> make_connection(Port& port, std::uint64_t worker) {
@@ -228,37 +303,12 @@ class LoopbackLane final : public RouterLane {
     return connection;
   }
 
-  /// Waits for the answer to one hello; what arrives for other connections stays in the mailbox.
-  Result<void> await_answer(const std::shared_ptr<Connection>& connection,
-                            Lock& lock,
-                            std::uint64_t worker,
-                            std::uint64_t incarnation,
-                            Deadline deadline) {
-    for (;;) {
-      const auto now = Clock::now();
-      auto until = deadline;
-      for (auto it = mailbox_->items.begin(); it != mailbox_->items.end(); ++it) {
-        if (it->second.connection != connection) continue;
-        if (it->first > now) {
-          until = std::min(until, it->first);
-          break;
-        }
-        const Item item = std::move(it->second);
-        mailbox_->items.erase(it);
-        if (item.type == Item::Type::kAnswer)
-          return check_hello_answer(item.bytes, worker, incarnation);
-        return fail(ErrorCode::kUnavailable, "the port closed before it answered");
-      }
-      if (now >= deadline)
-        return fail(ErrorCode::kUnavailable, "nobody answered before the deadline");
-      mailbox_->changed.wait_until(lock, until);
-    }
-  }
-
   const std::shared_ptr<State> state_;
   const LaneIdentity identity_;
   const std::shared_ptr<Mailbox> mailbox_ = std::make_shared<Mailbox>();
-  std::unordered_map<std::uint64_t, std::shared_ptr<Connection>> workers_;
+  std::map<std::uint64_t, Greeting> greetings_;                             ///< by worker
+  std::unordered_map<std::uint64_t, std::shared_ptr<Connection>> workers_;  ///< those connected
+  std::deque<Event> failures_;  ///< connects that failed, not told yet
   std::uint64_t bytes_sent_ = 0;
   std::uint64_t bytes_received_ = 0;
 };

@@ -1,8 +1,10 @@
 #include "fabric/ucx/context.h"
 
 #include <fmt/format.h>
+#include <ifaddrs.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <ucs/debug/log_def.h>
 
 #include <array>
@@ -47,7 +49,15 @@ void route_log_once() {
   });
 }
 
-Result<ucp_context_h> create_context() {
+/// UCX writes to sockets whose peer may be gone. A handler that the program has set stays.
+void ignore_broken_pipes() {
+  struct sigaction present = {};
+  if (sigaction(SIGPIPE, nullptr, &present) != 0 || present.sa_handler != SIG_DFL) return;
+  present.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &present, nullptr);
+}
+
+Result<ucp_context_h> create_context(const std::string& device) {
   ucp_config_t* config = nullptr;
   if (const auto status = ucp_config_read(nullptr, nullptr, &config); status != UCS_OK) {
     return ucx_error(ErrorCode::kInternal,
@@ -57,8 +67,10 @@ Result<ucp_context_h> create_context() {
   const std::pair<const char*, const char*> settings[] = {{"TLS", "tcp,self"},
                                                           {"RNDV_THRESH", "4m"},
                                                           {"TCP_TX_SEG_SIZE", "128k"},
-                                                          {"TCP_RX_SEG_SIZE", "128k"}};
+                                                          {"TCP_RX_SEG_SIZE", "128k"},
+                                                          {"NET_DEVICES", device.c_str()}};
   for (const auto& [name, value] : settings) {
+    if (*value == '\0') continue;
     if (std::getenv(fmt::format("UCX_{}", name).c_str()) != nullptr) continue;
     if (const auto status = ucp_config_modify(config, name, value); status != UCS_OK) {
       ucp_config_release(config);
@@ -78,9 +90,10 @@ Result<ucp_context_h> create_context() {
 
 }  // namespace
 
-Result<Context> Context::create() {
+Result<Context> Context::create(const std::string& device) {
   route_log_once();
-  MOIETY_ASSIGN(const ucp_context_h context, create_context());
+  ignore_broken_pipes();
+  MOIETY_ASSIGN(const ucp_context_h context, create_context(device));
   ucp_worker_params_t params = {};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
@@ -129,6 +142,31 @@ std::string SocketAddress::text() const {
   if (failed != 0) return "?";
   return storage.ss_family == AF_INET6 ? fmt::format("[{}]:{}", host.data(), port.data())
                                        : fmt::format("{}:{}", host.data(), port.data());
+}
+
+std::string interface_of(const SocketAddress& address) {
+  ifaddrs* all = nullptr;
+  if (getifaddrs(&all) != 0) return {};
+  std::string name;
+  for (const ifaddrs* each = all; each != nullptr && name.empty(); each = each->ifa_next) {
+    if (each->ifa_addr == nullptr || each->ifa_addr->sa_family != address.storage.ss_family)
+      continue;
+    const void* wanted = nullptr;
+    const void* here = nullptr;
+    std::size_t size = 0;
+    if (address.storage.ss_family == AF_INET) {
+      wanted = &reinterpret_cast<const sockaddr_in&>(address.storage).sin_addr;
+      here = &reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr;
+      size = sizeof(in_addr);
+    } else {
+      wanted = &reinterpret_cast<const sockaddr_in6&>(address.storage).sin6_addr;
+      here = &reinterpret_cast<const sockaddr_in6*>(each->ifa_addr)->sin6_addr;
+      size = sizeof(in6_addr);
+    }
+    if (std::memcmp(wanted, here, size) == 0) name = each->ifa_name;
+  }
+  freeifaddrs(all);
+  return name;
 }
 
 Result<SocketAddress> parse_host(const std::string& host, const std::string& port) {

@@ -14,7 +14,8 @@ namespace moiety::fabric::ucx {
 /// workers). Used by one thread at a time.
 class Context {
  public:
-  static Result<Context> create();
+  /// `device`: the network interface to use; empty: all.
+  static Result<Context> create(const std::string& device = "");
   Context(Context&& other) noexcept;
   Context& operator=(Context&&) = delete;
   ~Context();
@@ -42,6 +43,9 @@ struct SocketAddress {
   /// "127.0.0.1:4711" or "[::1]:4711".
   std::string text() const;
 };
+
+/// The interface that has this address; empty when none has.
+std::string interface_of(const SocketAddress& address);
 
 /// Numeric hosts only, so that nothing waits for a name server.
 Result<SocketAddress> parse_host(const std::string& host, const std::string& port);

@@ -18,12 +18,12 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// How long run() polls before it sleeps: longer than a small round trip, too short to cost
+/// How long wait() polls before it sleeps: longer than a small round trip, too short to cost
 /// anything when idle.
 constexpr auto kSpin = 80us;
 /// A connection that did not say hello by then is closed.
 constexpr auto kHelloTimeout = 10s;
-/// Progress rounds in a row before run() looks at what they brought.
+/// Progress rounds in a row before wait() looks at what they brought.
 constexpr int kProgressRounds = 64;
 constexpr int kClosingRounds = 1000;
 /// An endpoint without a message yet keeps UCX's descriptor readable. After so many vain wake-ups
@@ -34,8 +34,13 @@ constexpr auto kBackOff = 2ms;
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::create() {
-  MOIETY_ASSIGN(Context context, Context::create());
+Result<std::unique_ptr<Engine>> Engine::create(const std::string& host) {
+  std::string device;
+  if (!host.empty()) {
+    MOIETY_ASSIGN(const SocketAddress address, parse_host(host, "0"));
+    device = interface_of(address);
+  }
+  MOIETY_ASSIGN(Context context, Context::create(device));
   const int wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (wake_fd < 0) return fail(ErrorCode::kIo, fmt::format("eventfd: {}", std::strerror(errno)));
   std::unique_ptr<Engine> engine(new Engine(std::move(context), wake_fd));
@@ -95,7 +100,9 @@ Result<std::shared_ptr<Connection>> Engine::dial(const std::string& address, std
   params.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER;
   params.sockaddr.addr = reinterpret_cast<const sockaddr*>(&target.storage);
   params.sockaddr.addrlen = target.length;
-  return open_endpoint(params, peer);
+  MOIETY_ASSIGN(auto connection, open_endpoint(params, peer));
+  connection->dialled = true;
+  return connection;
 }
 
 Result<std::shared_ptr<Connection>> Engine::open_endpoint(ucp_ep_params_t params,
@@ -192,29 +199,15 @@ void Engine::reap_broken() {
     log_debug("ucx connection {} ended: {}", connection->peer, connection->why);
     close_endpoint(connection->endpoint);
     by_peer_.erase(connection->peer);
-    if (connection->state != Connection::State::kOpen) continue;
+    const bool open = connection->state == Connection::State::kOpen;
+    if (!open && !connection->dialled) continue;
     Event event;
     event.type = Event::Type::kPeerLost;
     event.peer = connection->peer;
+    event.error =
+        fail(open && connection->dialled ? ErrorCode::kWorkerLost : ErrorCode::kUnavailable,
+             connection->why);
     events_.push_back(std::move(event));
-  }
-}
-
-bool Engine::run(Deadline deadline, const std::function<bool()>& done) {
-  auto spin_until = Clock::now() + kSpin;
-  for (;;) {
-    const bool moved = progress();
-    if (moved) empty_wakeups_ = 0;
-    if (done()) return true;
-    const auto now = Clock::now();
-    if (now >= deadline) return false;
-    if (moved) {
-      spin_until = now + kSpin;
-    } else if (now < spin_until) {
-      sched_yield();
-    } else {
-      sleep(deadline);
-    }
   }
 }
 
@@ -244,21 +237,32 @@ void Engine::sleep(Deadline until) {
 }
 
 Event Engine::wait(Deadline deadline, const std::function<void()>& each_round) {
+  auto spin_until = Clock::now() + kSpin;
   Event event;
-  bool interrupted = false;
-  run(deadline, [&] {
+  for (;;) {
+    const bool moved = progress();
+    if (moved) empty_wakeups_ = 0;
     if (each_round) each_round();
-    interrupted = interrupted_.load() && interrupted_.exchange(false);
-    return interrupted || !events_.empty();
-  });
-  if (interrupted) {
-    event.type = Event::Type::kInterrupted;
-  } else if (!events_.empty()) {
-    event = std::move(events_.front());
-    events_.pop_front();
-    if (event.type == Event::Type::kMessage) bytes_received_ += event.payload.size();
+    if (interrupted_.load() && interrupted_.exchange(false)) {
+      event.type = Event::Type::kInterrupted;
+      return event;
+    }
+    if (!events_.empty()) {
+      event = std::move(events_.front());
+      events_.pop_front();
+      if (event.type == Event::Type::kMessage) bytes_received_ += event.payload.size();
+      return event;
+    }
+    const auto now = Clock::now();
+    if (now >= deadline) return event;
+    if (moved) {
+      spin_until = now + kSpin;
+    } else if (now < spin_until) {
+      sched_yield();
+    } else {
+      sleep(deadline);
+    }
   }
-  return event;
 }
 
 void Engine::interrupt() {

@@ -47,6 +47,7 @@ struct Connection {
   };
   ucp_ep_h endpoint = nullptr;
   std::uint64_t peer = 0;  ///< worker id at a router, lane number at a port
+  bool dialled = false;    ///< by us; else accepted
   State state = State::kGreeting;
   bool broken = false;
   std::string why;  ///< it broke
@@ -64,7 +65,8 @@ struct Connection {
 /// has let go of them, even when their connection is gone.
 class Engine {
  public:
-  static Result<std::unique_ptr<Engine>> create();
+  /// `host`: of the only network interface to use; empty: all.
+  static Result<std::unique_ptr<Engine>> create(const std::string& host = "");
   /// Closes all endpoints at once, makes a bounded number of progress rounds, and frees everything.
   ~Engine();
   Engine(const Engine&) = delete;
@@ -72,7 +74,7 @@ class Engine {
 
   /// Listens on a free port; returns its address. Connections get the peers 1, 2, ...
   Result<std::string> listen(const std::string& host);
-  /// Starts to connect; failure shows up as `broken`.
+  /// Starts to connect and returns at once; failure is a kPeerLost event.
   Result<std::shared_ptr<Connection>> dial(const std::string& address, std::uint64_t peer);
   /// Closes a peer's endpoint at once, if there is one, and drops what has arrived from it. No
   /// event follows.
@@ -86,13 +88,13 @@ class Engine {
             const Header& header,
             std::vector<std::byte> payload);
 
-  /// Progresses until `done` returns true or the deadline passes (then false). Spins briefly, then
-  /// sleeps. `done` runs at least once, after progress.
-  bool run(Deadline deadline, const std::function<bool()>& done);
-  /// The body of wait(): `each_round` runs after each progress.
+  /// The body of wait(): progresses until there is an event. Spins briefly, then sleeps.
+  /// `each_round` runs after each progress, at least once, and may add events.
   Event wait(Deadline deadline, const std::function<void()>& each_round);
   /// Connections whose hello arrived since the last call.
   std::vector<std::shared_ptr<Connection>> take_hellos() { return std::exchange(hellos_, {}); }
+  /// Queues an event for wait().
+  void add(Event event) { events_.push_back(std::move(event)); }
   void interrupt();
 
   std::uint64_t bytes_sent() const { return bytes_sent_; }

@@ -14,6 +14,7 @@ class UcxPort final : public WorkerPort {
       : identity_(std::move(identity)), engine_(std::move(engine)), address_(std::move(address)) {}
 
   const std::string& address() const override { return address_; }
+  void set_identity(const LaneIdentity& identity) override { identity_ = identity; }
 
   Event wait(Deadline deadline) override {
     return engine_->wait(deadline, [this] {
@@ -46,7 +47,7 @@ class UcxPort final : public WorkerPort {
     engine_->send_hello(connection, std::move(verdict.answer));
   }
 
-  const LaneIdentity identity_;
+  LaneIdentity identity_;
   const std::unique_ptr<ucx::Engine> engine_;
   const std::string address_;
 };
@@ -55,7 +56,7 @@ class UcxPort final : public WorkerPort {
 
 Result<std::unique_ptr<WorkerPort>> open_ucx_port(const LaneIdentity& identity,
                                                   const std::string& bind_host) {
-  MOIETY_ASSIGN(auto engine, ucx::Engine::create());
+  MOIETY_ASSIGN(auto engine, ucx::Engine::create(bind_host));
   MOIETY_ASSIGN(auto address, engine->listen(bind_host));
   return std::make_unique<UcxPort>(identity, std::move(engine), std::move(address));
 }

@@ -13,11 +13,13 @@ namespace moiety::fabric {
 /// not: that needs a heartbeat.
 ///
 /// UCX is configured in code (TLS=tcp,self, RNDV_THRESH=4m, TCP_TX_SEG_SIZE=128k,
-/// TCP_RX_SEG_SIZE=128k); an environment variable UCX_<name> of the process wins. Do not fork()
-/// after the first open: exec a new program.
+/// TCP_RX_SEG_SIZE=128k); an environment variable UCX_<name> of the process wins. SIGPIPE is
+/// ignored from the first open on. Do not fork() after it: exec a new program.
 
 /// Opens a worker's port on a free port number of `bind_host`, a numeric address that routers can
-/// reach (not a wildcard). kInvalidArgument: not such an address. kIo: cannot listen there.
+/// reach (not a wildcard), and uses that address's network interface only: UCX would otherwise also
+/// try the others (a container bridge, say, which every host has under the same address).
+/// kInvalidArgument: not such an address. kIo: cannot listen there.
 /// kInternal: UCX does not start.
 Result<std::unique_ptr<WorkerPort>> open_ucx_port(const LaneIdentity& identity,
                                                   const std::string& bind_host);

@@ -56,6 +56,20 @@ inline Header dispatch_header(std::uint64_t router,
   return header;
 }
 
+/// connect() and its outcome. kInternal when wait() has something else first.
+inline Result<void> connect_now(RouterLane& lane,
+                                const std::string& address,
+                                std::uint64_t worker,
+                                std::uint64_t incarnation,
+                                Deadline deadline) {
+  lane.connect(address, worker, incarnation, deadline);
+  const Event event = lane.wait(generous());
+  if (event.peer != worker) return fail(ErrorCode::kInternal, "an event of another worker");
+  if (event.type == Event::Type::kConnected) return {};
+  if (event.type == Event::Type::kPeerLost) return event.error;
+  return fail(ErrorCode::kInternal, "neither connected nor lost");
+}
+
 /// A worker in a thread of its own that sends every payload back. The port is used by that thread
 /// only, except for address() and interrupt(). Ends with the object.
 class EchoWorker {

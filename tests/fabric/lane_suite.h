@@ -35,7 +35,7 @@ class LaneSuite : public ::testing::Test {
                                const EchoWorker& worker,
                                std::uint64_t id,
                                std::uint64_t incarnation = 1) {
-    const auto result = lane.connect(worker.address(), id, incarnation, generous());
+    const auto result = connect_now(lane, worker.address(), id, incarnation, generous());
     ASSERT_TRUE(result) << result.error().message;
     ASSERT_TRUE(lane.connected(id));
   }
@@ -76,7 +76,7 @@ TYPED_TEST_P(LaneSuite, HeaderArrivesAsItWasSent) {
     arrived = port->wait(generous());
     done = true;
   });
-  const auto connected = lane->connect(port->address(), 3, 1, generous());
+  const auto connected = connect_now(*lane, port->address(), 3, 1, generous());
   Header header;
   header.kind = Kind::kError;
   header.epoch = 0x0102'0304'0506'0708;
@@ -112,7 +112,8 @@ TYPED_TEST_P(LaneSuite, ManyWorkersAndTwoRoutersKeepOrder) {
   const auto route = [&](std::uint64_t router, std::string* failure) {
     const auto lane = this->backend_.lane(router_identity(router));
     for (std::uint64_t id = 0; id < kWorkers; ++id) {
-      if (const auto result = lane->connect(workers[id]->address(), id, 1, generous()); !result) {
+      if (const auto result = connect_now(*lane, workers[id]->address(), id, 1, generous());
+          !result) {
         *failure = result.error().message;
         return;
       }
@@ -173,7 +174,7 @@ TYPED_TEST_P(LaneSuite, HelloRefusals) {
   const auto error_of = [&](const LaneIdentity& identity, std::uint64_t id,
                             std::uint64_t incarnation) {
     const auto lane = this->backend_.lane(identity);
-    const auto result = lane->connect(worker->address(), id, incarnation, generous());
+    const auto result = connect_now(*lane, worker->address(), id, incarnation, generous());
     EXPECT_FALSE(result);
     EXPECT_FALSE(lane->connected(id));
     return result ? ErrorCode::kInternal : result.error().code;
@@ -193,7 +194,7 @@ TYPED_TEST_P(LaneSuite, HelloRefusals) {
 
 TYPED_TEST_P(LaneSuite, ConnectFailsWhereNobodyListens) {
   const auto lane = this->backend_.lane(router_identity(5));
-  const auto result = lane->connect(this->backend_.dead_address(), 3, 1, generous());
+  const auto result = connect_now(*lane, this->backend_.dead_address(), 3, 1, generous());
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().code, ErrorCode::kUnavailable);
   EXPECT_FALSE(lane->connected(3));
@@ -212,15 +213,70 @@ TYPED_TEST_P(LaneSuite, ConnectHonoursItsDeadlineAndKeepsOtherTraffic) {
   const auto payload = payload_of(5, 1, 200'000);
   ASSERT_TRUE(lane->send(3, dispatch_header(5, 1), payload));
   const auto start = Clock::now();
-  const auto result = lane->connect(silent->address(), 4, 1, start + milliseconds(150));
-  const auto took = Clock::now() - start;
-  ASSERT_FALSE(result);
-  EXPECT_EQ(result.error().code, ErrorCode::kUnavailable);
-  EXPECT_GE(took, milliseconds(150));
-  EXPECT_LT(took, milliseconds(2000));
+  lane->connect(silent->address(), 4, 1, start + milliseconds(150));
+  EXPECT_LT(Clock::now() - start, milliseconds(100)) << "connect() itself waits for nothing";
+  EXPECT_FALSE(lane->connected(4));
+  EXPECT_FALSE(lane->send(4, dispatch_header(5, 1), {}));
   const Event event = lane->wait(generous());
   ASSERT_EQ(event.type, Event::Type::kMessage);
   EXPECT_EQ(event.payload, payload);
+  const Event failed = lane->wait(generous());
+  const auto took = Clock::now() - start;
+  ASSERT_EQ(failed.type, Event::Type::kPeerLost);
+  EXPECT_EQ(failed.peer, 4u);
+  EXPECT_EQ(failed.error.code, ErrorCode::kUnavailable);
+  EXPECT_NE(failed.error.message.find("worker 4 at "), std::string::npos) << failed.error.message;
+  EXPECT_GE(took, milliseconds(150));
+  EXPECT_LT(took, milliseconds(2000));
+  EXPECT_EQ(lane->wait(in(milliseconds(20))).type, Event::Type::kTimeout) << "told twice";
+}
+
+// The port wakes up after the router has given up: no event, and the next connect() is a new one.
+TYPED_TEST_P(LaneSuite, LateAnswerToAnAbandonedConnect) {
+  for (const bool by_deadline : {true, false}) {
+    SCOPED_TRACE(by_deadline);
+    auto port = this->backend_.port(worker_identity(4));
+    const auto lane = this->backend_.lane(router_identity(5));
+    lane->connect(port->address(), 4, 1, by_deadline ? in(milliseconds(30)) : generous());
+    if (by_deadline) {
+      EXPECT_EQ(lane->wait(generous()).type, Event::Type::kPeerLost);
+    } else {
+      EXPECT_EQ(lane->wait(in(milliseconds(30))).type, Event::Type::kTimeout);
+      lane->disconnect(4);
+    }
+    EchoWorker worker(std::move(port), 4);
+    EXPECT_EQ(lane->wait(in(milliseconds(50))).type, Event::Type::kTimeout);
+    EXPECT_FALSE(lane->connected(4));
+    this->expect_connected(*lane, worker, 4);
+    ASSERT_TRUE(lane->send(4, dispatch_header(5, 2), payload_of(5, 2, 64)));
+    EXPECT_EQ(lane->wait(generous()).payload, payload_of(5, 2, 64));
+  }
+}
+
+// Connects to several workers progress side by side, and a deadline that is over still takes an
+// answer that is there or tells the failure.
+TYPED_TEST_P(LaneSuite, ConnectsSideBySide) {
+  std::vector<std::unique_ptr<EchoWorker>> workers;
+  for (std::uint64_t id = 0; id < 4; ++id) workers.push_back(this->echo(id));
+  const auto silent = this->backend_.port(worker_identity(9));
+  const auto lane = this->backend_.lane(router_identity(5));
+  lane->connect(silent->address(), 9, 1, generous());
+  for (std::uint64_t id = 0; id < 4; ++id)
+    lane->connect(workers[id]->address(), id, id == 2 ? 77 : 1, generous());
+  std::map<std::uint64_t, Event::Type> outcomes;
+  for (int i = 0; i < 4; ++i) {
+    const Event event = lane->wait(generous());
+    EXPECT_TRUE(outcomes.emplace(event.peer, event.type).second);
+    EXPECT_EQ(event.error.code, event.peer == 2 ? ErrorCode::kLeaseLost : Error{}.code);
+  }
+  using enum Event::Type;
+  const std::map<std::uint64_t, Event::Type> expected = {
+      {0, kConnected}, {1, kConnected}, {2, kPeerLost}, {3, kConnected}};
+  EXPECT_EQ(outcomes, expected);
+  lane->connect(silent->address(), 9, 1, in(milliseconds(-1)));
+  const Event late = lane->wait(generous());
+  EXPECT_EQ(late.type, kPeerLost);
+  EXPECT_EQ(late.peer, 9u);
 }
 
 TYPED_TEST_P(LaneSuite, WaitHonoursItsDeadline) {
@@ -263,15 +319,17 @@ TYPED_TEST_P(LaneSuite, InterruptFromAnotherThread) {
   lane->interrupt();
   EXPECT_EQ(lane->wait(generous()).type, Event::Type::kInterrupted);
   EXPECT_EQ(lane->wait(in(milliseconds(5))).type, Event::Type::kTimeout);
-  // An interrupt does not end a connect(), and is not lost by it.
+  // An interrupt does not end a connect().
+  lane->connect(worker->address(), 3, 1, generous());
   lane->interrupt();
-  this->expect_connected(*lane, *worker, 3);
-  EXPECT_EQ(lane->wait(generous()).type, Event::Type::kInterrupted);
+  std::map<Event::Type, int> events;
+  for (int i = 0; i < 2; ++i) ++events[lane->wait(generous()).type];
+  EXPECT_EQ(events[Event::Type::kInterrupted], 1);
+  EXPECT_EQ(events[Event::Type::kConnected], 1);
 }
 
 TYPED_TEST_P(LaneSuite, DisconnectDropsLateMessages) {
   const auto late = this->echo(3);
-  const auto silent = this->backend_.port(worker_identity(9));
   const auto other = this->echo(4);
   const auto lane = this->backend_.lane(router_identity(5));
   this->expect_connected(*lane, *late, 3);
@@ -280,9 +338,9 @@ TYPED_TEST_P(LaneSuite, DisconnectDropsLateMessages) {
     ASSERT_TRUE(lane->send(3, dispatch_header(5, step), payload_of(3, step, 50'000)));
   }
   ASSERT_EQ(lane->wait(generous()).peer, 3u);
-  // A connect() that nobody answers lets the other answers arrive and queue; none of them may come
-  // out.
-  EXPECT_FALSE(lane->connect(silent->address(), 9, 1, in(milliseconds(150))));
+  // Other messages arrive and queue; none of them may come out.
+  const auto arrived = in(milliseconds(150));
+  while (Clock::now() < arrived) std::this_thread::yield();
   lane->disconnect(3);
   EXPECT_FALSE(lane->connected(3));
   EXPECT_FALSE(lane->send(3, dispatch_header(5, 9), {}));
@@ -304,6 +362,8 @@ TYPED_TEST_P(LaneSuite, LossIsToldExactlyOnceAndOthersGoOn) {
   const Event lost = lane->wait(generous());
   ASSERT_EQ(lost.type, Event::Type::kPeerLost);
   EXPECT_EQ(lost.peer, 3u);
+  EXPECT_EQ(lost.error.code, ErrorCode::kWorkerLost);
+  EXPECT_FALSE(lost.error.message.empty());
   EXPECT_FALSE(lane->connected(3));
   const auto sent = lane->send(3, dispatch_header(5, 1), payload_of(5, 1, 100));
   ASSERT_FALSE(sent);
@@ -363,7 +423,7 @@ TYPED_TEST_P(LaneSuite, PortLearnsThatARouterLeft) {
     late_reply = port->send(first.peer, first.header, {});
   });
   auto lane = this->backend_.lane(router_identity(5));
-  const auto connected = lane->connect(port->address(), 3, 1, generous());
+  const auto connected = connect_now(*lane, port->address(), 3, 1, generous());
   const bool sent = connected && lane->send(3, dispatch_header(5, 1), {});
   const Event reply = sent ? lane->wait(generous()) : Event{};
   lane.reset();
@@ -385,6 +445,8 @@ REGISTER_TYPED_TEST_SUITE_P(LaneSuite,
                             HelloRefusals,
                             ConnectFailsWhereNobodyListens,
                             ConnectHonoursItsDeadlineAndKeepsOtherTraffic,
+                            LateAnswerToAnAbandonedConnect,
+                            ConnectsSideBySide,
                             WaitHonoursItsDeadline,
                             InterruptFromAnotherThread,
                             DisconnectDropsLateMessages,

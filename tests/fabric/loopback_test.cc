@@ -36,7 +36,7 @@ struct Pairing {
       : network(seed),
         worker(network.make_port(worker_identity(kWorker)), kWorker),
         lane(network.make_router_lane(router_identity(kRouter))) {
-    const auto result = lane->connect(worker.address(), kWorker, 1, generous());
+    const auto result = connect_now(*lane, worker.address(), kWorker, 1, generous());
     EXPECT_TRUE(result) << result.error().message;
   }
   void send(std::uint64_t step) {
@@ -71,7 +71,7 @@ TEST(LoopbackFaults, DelayedHelloMissesAShortDeadline) {
   Pairing pairing;
   pairing.network.set_delay(kRouter, kWorker, milliseconds(200));
   const auto result =
-      pairing.lane->connect(pairing.worker.address(), kWorker, 1, in(milliseconds(20)));
+      connect_now(*pairing.lane, pairing.worker.address(), kWorker, 1, in(milliseconds(20)));
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().code, ErrorCode::kUnavailable);
 }
@@ -120,10 +120,10 @@ TEST(LoopbackFaults, KilledWorkerIsLostOnceAndStaysDead) {
   EXPECT_EQ(lost.peer, kWorker);
   EXPECT_FALSE(pairing.lane->connected(kWorker));
   EXPECT_EQ(pairing.lane->wait(in(milliseconds(30))).type, Event::Type::kTimeout);
-  EXPECT_FALSE(pairing.lane->connect(pairing.worker.address(), kWorker, 1, generous()));
+  EXPECT_FALSE(connect_now(*pairing.lane, pairing.worker.address(), kWorker, 1, generous()));
 
   const EchoWorker restarted(pairing.network.make_port(worker_identity(kWorker, 2)), kWorker);
-  ASSERT_TRUE(pairing.lane->connect(restarted.address(), kWorker, 2, generous()));
+  ASSERT_TRUE(connect_now(*pairing.lane, restarted.address(), kWorker, 2, generous()));
   pairing.send(2);
   EXPECT_EQ(pairing.expect_step(), 2u);
 }
@@ -161,17 +161,17 @@ TEST(LoopbackFaults, ConnectThroughAPartitionEndsAtItsDeadline) {
   const EchoWorker worker(network.make_port(worker_identity(kWorker)), kWorker);
   const auto lane = network.make_router_lane(router_identity(kRouter));
   network.set_partition(kRouter, kWorker, true);
-  const auto result = lane->connect(worker.address(), kWorker, 1, in(milliseconds(30)));
+  const auto result = connect_now(*lane, worker.address(), kWorker, 1, in(milliseconds(30)));
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().code, ErrorCode::kUnavailable);
   network.set_partition(kRouter, kWorker, false);
-  EXPECT_TRUE(lane->connect(worker.address(), kWorker, 1, generous()));
+  EXPECT_TRUE(connect_now(*lane, worker.address(), kWorker, 1, generous()));
 }
 
 TEST(LoopbackFaults, FaultsOfOnePairLeaveOthersAlone) {
   Pairing pairing;
   const EchoWorker other(pairing.network.make_port(worker_identity(4)), 4);
-  ASSERT_TRUE(pairing.lane->connect(other.address(), 4, 1, generous()));
+  ASSERT_TRUE(connect_now(*pairing.lane, other.address(), 4, 1, generous()));
   pairing.network.set_partition(kRouter, kWorker, true);
   pairing.send(1);
   ASSERT_TRUE(pairing.lane->send(4, dispatch_header(kRouter, 2), {}));

@@ -42,6 +42,8 @@ class EchoProcess {
   EchoProcess& operator=(const EchoProcess&) = delete;
 
   const std::string& address() const { return address_; }
+  void stop() { ::kill(pid_, SIGSTOP); }
+  void go_on() { ::kill(pid_, SIGCONT); }
   void kill() {
     if (pid_ <= 0) return;
     ::kill(pid_, SIGKILL);
@@ -68,7 +70,7 @@ class UcxProcesses : public ::testing::Test {
   void start(std::uint64_t id, std::uint64_t incarnation) {
     auto& process = workers_[id];
     process = std::make_unique<EchoProcess>(id, incarnation);
-    const auto result = lane_->connect(process->address(), id, incarnation, generous());
+    const auto result = connect_now(*lane_, process->address(), id, incarnation, generous());
     ASSERT_TRUE(result) << result.error().message;
   }
 
@@ -102,6 +104,40 @@ TEST_F(UcxProcesses, KilledWorkerIsLostOnceAndRestarts) {
     EXPECT_EQ(lane_->wait(in(milliseconds(30))).type, Event::Type::kTimeout) << "lost twice";
     start(kVictim, incarnation + 1);
   }
+}
+
+// A stopped process accepts connections (its kernel does) and takes bytes until its buffers are
+// full. Neither connect() nor send() to it holds up the others, and its late answers carry the old
+// header.
+TEST_F(UcxProcesses, StoppedWorkerHoldsUpNobody) {
+  workers_[kVictim]->stop();
+  const Header old = dispatch_header(5, 1);
+  const auto start = Clock::now();
+  for (int i = 0; i < 4; ++i)
+    ASSERT_TRUE(lane_->send(kVictim, old, payload_of(kVictim, 1, 6 << 20)));
+  expect_echo(1, 1, 2);
+  EXPECT_LT(Clock::now() - start, std::chrono::seconds(1));
+  workers_[kVictim]->go_on();
+  const Event stale = lane_->wait(generous());
+  ASSERT_EQ(stale.type, Event::Type::kMessage);
+  EXPECT_EQ(stale.peer, kVictim);
+  EXPECT_TRUE(stale.header.answers(old));
+  EXPECT_FALSE(stale.header.answers(dispatch_header(5, 2)));
+
+  workers_[kVictim]->stop();
+  const auto again = Clock::now();
+  lane_->connect(workers_[kVictim]->address(), kVictim, 1, again + milliseconds(300));
+  EXPECT_LT(Clock::now() - again, milliseconds(100));
+  expect_echo(3, 1, 3);
+  EXPECT_LT(Clock::now() - again, milliseconds(250)) << "before the connect ended";
+  const Event failed = lane_->wait(generous());
+  ASSERT_EQ(failed.type, Event::Type::kPeerLost);
+  EXPECT_EQ(failed.peer, kVictim);
+  EXPECT_EQ(failed.error.code, ErrorCode::kUnavailable);
+  workers_[kVictim]->go_on();
+  const auto back = connect_now(*lane_, workers_[kVictim]->address(), kVictim, 1, generous());
+  ASSERT_TRUE(back) << back.error().message;
+  expect_echo(kVictim, 1, 4);
 }
 
 // Payloads are under way to the worker and from it when it dies, short ones and rendezvous.

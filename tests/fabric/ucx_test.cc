@@ -45,7 +45,7 @@ TEST(UcxLane, BadAddressesAreInvalidArguments) {
   const auto lane = UcxBackend().lane(router_identity(5));
   for (const char* address :
        {"", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "localhost:80", ":80", "127.0.0.1:1:2"}) {
-    const auto result = lane->connect(address, 3, 1, generous());
+    const auto result = connect_now(*lane, address, 3, 1, generous());
     ASSERT_FALSE(result) << address;
     EXPECT_EQ(result.error().code, ErrorCode::kInvalidArgument) << result.error().message;
   }
@@ -68,7 +68,7 @@ TEST(UcxLane, IdleCostsNothing) {
   const auto lane = backend.lane(router_identity(5));
   for (std::uint64_t id = 1; id <= 3; ++id) {
     workers.push_back(std::make_unique<EchoWorker>(backend.port(worker_identity(id)), id));
-    ASSERT_TRUE(lane->connect(workers.back()->address(), id, 1, generous()));
+    ASSERT_TRUE(connect_now(*lane, workers.back()->address(), id, 1, generous()));
   }
   const EchoWorker unconnected(backend.port(worker_identity(4)), 4);
   EXPECT_EQ(lane->wait(in(milliseconds(100))).type,
@@ -84,7 +84,7 @@ TEST(UcxLane, EveryWakeUpIsPrompt) {
   UcxBackend backend;
   const EchoWorker worker(backend.port(worker_identity(3)), 3);
   const auto lane = backend.lane(router_identity(5));
-  ASSERT_TRUE(lane->connect(worker.address(), 3, 1, generous()));
+  ASSERT_TRUE(connect_now(*lane, worker.address(), 3, 1, generous()));
   std::vector<std::chrono::nanoseconds> trips;
   for (std::uint64_t step = 1; step <= 200; ++step) {
     const auto asleep = Clock::now() + std::chrono::microseconds(400);
@@ -125,7 +125,7 @@ TEST(UcxLane, StrangersDoNotDisturb) {
   Stranger talking(worker.address());
   talking.say("GET / HTTP/1.1\r\nHost: worker\r\n\r\n");
   const auto lane = backend.lane(router_identity(5));
-  ASSERT_TRUE(lane->connect(worker.address(), 3, 1, generous()));
+  ASSERT_TRUE(connect_now(*lane, worker.address(), 3, 1, generous()));
   ASSERT_TRUE(lane->send(3, dispatch_header(5, 1), payload_of(5, 1, 1000)));
   EXPECT_EQ(lane->wait(generous()).type, Event::Type::kMessage);
   const auto before = process_cpu();
@@ -242,7 +242,7 @@ TEST(UcxLane, MalformedMessagesCloseTheirLaneOnly) {
   UcxBackend backend;
   EchoWorker worker(backend.port(worker_identity(3)), 3);
   const auto lane = backend.lane(router_identity(6));
-  ASSERT_TRUE(lane->connect(worker.address(), 3, 1, generous()));
+  ASSERT_TRUE(connect_now(*lane, worker.address(), 3, 1, generous()));
   std::size_t greeted = 0;
   for (const Malformed& message : malformed_messages()) {
     SCOPED_TRACE(message.name);
