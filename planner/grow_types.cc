@@ -14,11 +14,10 @@ namespace {
 /// A trial placement by counts: what each worker holds of each layer.
 class Trial {
  public:
-  Trial(const std::vector<MemberCounts>& layers, std::int32_t capacity, std::int32_t num_workers)
-      : held_(layers.size(), std::vector<MemberCounts>(static_cast<std::size_t>(num_workers))),
-        room_(layers.size(),
-              std::vector<std::int32_t>(static_cast<std::size_t>(num_workers), capacity)),
-        types_(static_cast<std::size_t>(num_workers), 0) {}
+  Trial(const std::vector<MemberCounts>& layers, const std::vector<std::int32_t>& capacities)
+      : held_(layers.size(), std::vector<MemberCounts>(capacities.size())),
+        room_(layers.size(), capacities),
+        types_(capacities.size(), 0) {}
 
   const std::vector<Members>& types() const { return types_; }
 
@@ -135,6 +134,12 @@ std::int32_t total(const MemberCounts& layer) {
 std::vector<Members> grow_worker_types(const std::vector<MemberCounts>& layers,
                                        std::int32_t capacity,
                                        std::int32_t num_workers) {
+  return grow_worker_types(
+      layers, std::vector<std::int32_t>(static_cast<std::size_t>(num_workers), capacity));
+}
+
+std::vector<Members> grow_worker_types(const std::vector<MemberCounts>& layers,
+                                       const std::vector<std::int32_t>& capacities) {
   std::vector<std::size_t> order(layers.size());
   std::iota(order.begin(), order.end(), 0);
   // The fullest layers have the least choice.
@@ -142,7 +147,7 @@ std::vector<Members> grow_worker_types(const std::vector<MemberCounts>& layers,
     return total(layers[a]) > total(layers[b]);
   });
 
-  Trial trial(layers, capacity, num_workers);
+  Trial trial(layers, capacities);
   for (std::size_t layer : order) {
     MemberCounts groups = layers[layer];
     // Experts that many deployments keep fit few workers: they choose first.

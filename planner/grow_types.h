@@ -15,4 +15,9 @@ std::vector<Members> grow_worker_types(const std::vector<MemberCounts>& layers,
                                        std::int32_t capacity,
                                        std::int32_t num_workers);
 
+/// The same for workers of different sizes: capacities[worker], of every layer. The types are in
+/// the order of the workers.
+std::vector<Members> grow_worker_types(const std::vector<MemberCounts>& layers,
+                                       const std::vector<std::int32_t>& capacities);
+
 }  // namespace moiety::planner

@@ -22,16 +22,36 @@ struct ExpertGroup {
 std::vector<std::vector<ExpertGroup>> group_experts(const ModelShape& model,
                                                     const std::vector<Deployment>& deployments);
 
-enum class PlacementPolicy : std::uint8_t { kMembership, kById, kRoundRobin };
-Result<PlacementPolicy> parse_policy(std::string_view name);  ///< "membership", "id", "round_robin"
+enum class PlacementPolicy : std::uint8_t {
+  kMembership,
+  kById,
+  kRoundRobin,
+  kEplb,              ///< EPLB's global algorithm
+  kEplbHierarchical,  ///< EPLB's hierarchical algorithm; global where nodes do not divide groups
+};
+/// "membership", "id", "round_robin", "eplb", "eplb_hierarchical"
+Result<PlacementPolicy> parse_policy(std::string_view name);
 std::string_view policy_name(PlacementPolicy policy);
 
 struct PlaceOptions {
   PlacementPolicy policy = PlacementPolicy::kMembership;
   /// Workers that may be used, in order of preference (running ones first).
   std::vector<WorkerId> workers;
-  /// Experts of one layer that one worker may hold. Uneven counts over layers are fine.
+  /// Experts of one layer that one worker may hold; 0: bytes alone limit it. Uneven counts over
+  /// layers are fine.
   std::int32_t capacity_per_layer = 0;
+  /// Bytes of experts that each of `workers` may hold; 0: no limit. Empty: no limit for any.
+  std::vector<std::uint64_t> capacity_bytes = {};
+  /// Copies of every needed expert, on distinct workers, as far as there is room: experts with the
+  /// most load first. EPLB's algorithms take num_needed * replicas slots of a layer and give the
+  /// extra ones to the experts with the most load per copy instead.
+  std::int32_t replicas = 1;
+  /// [layer][expert] estimated share or count of tokens; empty: all equal.
+  std::vector<std::vector<double>> load = {};
+  /// kEplbHierarchical: contiguous equal groups of expert ids; contiguous equal shares of
+  /// `workers`.
+  std::int32_t eplb_groups = 1;
+  std::int32_t eplb_nodes = 1;
 };
 
 /// Places every expert that a deployment needs; cold experts get no worker.
@@ -40,11 +60,11 @@ struct PlaceOptions {
 /// so that each deployment needs as few workers as its expert count allows and the fleet as few as
 /// the union does; experts that already live on a worker (in `current`, which may be empty) stay
 /// there when that costs no worker. kById: expert e of a layer on worker e * num_workers /
-/// num_routed (contiguous ranges of ids); kRoundRobin: e modulo the number of workers. Both place
-/// over *all* of options.workers and exist to compare with.
+/// num_routed (contiguous ranges of ids); kRoundRobin: e modulo the number of workers. These two
+/// and EPLB's place over *all* of options.workers and exist to compare with.
 ///
-/// kResourceExhausted: the needed experts of a layer exceed workers * capacity (names layer, counts
-/// and what to change).
+/// kResourceExhausted: the needed experts (one copy of each) exceed what the workers hold; names
+/// what is missing and what to change. Too little room for replicas is no error.
 Result<Placement> place_experts(const ModelShape& model,
                                 const std::vector<Deployment>& deployments,
                                 const PlaceOptions& options,
@@ -57,8 +77,17 @@ struct MoveCost {
   std::uint64_t bytes_dropped = 0;
   std::int64_t experts_loaded = 0;
   std::int64_t experts_dropped = 0;
+  bool operator==(const MoveCost&) const = default;
 };
 MoveCost move_cost(const ModelShape& model, const Placement& from, const Placement& to);
+
+/// Bytes of the experts that a placement puts on a worker.
+std::uint64_t bytes_on(const ModelShape& model, const Placement& placement, WorkerId worker);
+
+/// How many copies of needed experts `placement` has less than `replicas` of each.
+std::uint64_t missing_replicas(const std::vector<Deployment>& deployments,
+                               const Placement& placement,
+                               std::int32_t replicas);
 
 /// Workers that hold at least one expert of a deployment.
 std::vector<WorkerId> workers_of(const Placement& placement, const KeptExperts& kept);

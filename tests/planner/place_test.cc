@@ -47,13 +47,13 @@ TEST(GroupExperts, ByMembershipInOrderOfFirstExpert) {
 }
 
 TEST(PlacementPolicy, NamesRoundTrip) {
-  for (const char* name : {"membership", "id", "round_robin"}) {
+  for (const char* name : {"membership", "id", "round_robin", "eplb", "eplb_hierarchical"}) {
     const auto policy = parse_policy(name);
     ASSERT_TRUE(policy) << name;
     EXPECT_EQ(policy_name(*policy), name);
   }
-  EXPECT_THAT(parse_policy("eplb").error().message,
-              HasSubstr("\"eplb\" is unknown; use membership, id or round_robin"));
+  EXPECT_THAT(parse_policy("best").error().message,
+              HasSubstr("\"best\" is unknown; use membership, id, round_robin, eplb or "));
 }
 
 TEST(PlaceExperts, AQuarterOfTheExpertsNeedsAQuarterOfTheWorkers) {

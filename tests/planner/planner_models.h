@@ -60,8 +60,8 @@ inline std::size_t least_workers(const ModelShape& model,
   return (most + room - 1) / room;
 }
 
-/// What is wrong with a placement, or nothing: every needed expert on one allowed worker, cold ones
-/// nowhere, no worker over its capacity.
+/// What is wrong with a placement, or nothing: every needed expert on one allowed worker (up to
+/// options.replicas of them, distinct), cold ones nowhere, no worker over its capacity.
 inline std::string placement_fault(const ModelShape& model,
                                    const std::vector<Deployment>& deployments,
                                    const PlaceOptions& options,
@@ -76,10 +76,20 @@ inline std::string placement_fault(const ModelShape& model,
       needed.insert(deployment.kept.layers[layer].begin(), deployment.kept.layers[layer].end());
     }
     std::map<WorkerId, std::int32_t> load;
+    const auto most = static_cast<std::size_t>(std::max(1, options.replicas));
+    // EPLB gives hot experts more.
+    const bool free_count = options.policy == PlacementPolicy::kEplb ||
+                            options.policy == PlacementPolicy::kEplbHierarchical;
     for (std::size_t expert = 0; expert < num_routed; ++expert) {
       const auto& owners = placement.owners[layer][expert];
       const std::size_t expected = needed.count(static_cast<std::int32_t>(expert));
-      if (owners.size() != expected) {
+      const bool right = owners.size() >= expected &&
+                         (owners.size() <= expected * most || (free_count && expected > 0));
+      if (!std::is_sorted(owners.begin(), owners.end()) ||
+          std::adjacent_find(owners.begin(), owners.end()) != owners.end()) {
+        return where + " expert " + std::to_string(expert) + ": owners not ascending";
+      }
+      if (!right) {
         return where + " expert " + std::to_string(expert) + ": " + std::to_string(owners.size()) +
                " owners, expected " + std::to_string(expected);
       }
@@ -87,9 +97,16 @@ inline std::string placement_fault(const ModelShape& model,
         if (std::count(options.workers.begin(), options.workers.end(), owner) == 0) {
           return where + ": a worker that was not offered";
         }
-        if (++load[owner] > options.capacity_per_layer) return where + ": a worker over capacity";
+        ++load[owner];
+        if (options.capacity_per_layer > 0 && load[owner] > options.capacity_per_layer)
+          return where + ": a worker over capacity";
       }
     }
+  }
+  for (std::size_t i = 0; i < options.capacity_bytes.size(); ++i) {
+    const std::uint64_t held = bytes_on(model, placement, options.workers[i]);
+    if (options.capacity_bytes[i] > 0 && held > options.capacity_bytes[i])
+      return "worker " + std::to_string(options.workers[i].value) + ": more bytes than it may hold";
   }
   return "";
 }
