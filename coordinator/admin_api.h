@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -22,27 +24,33 @@ struct GetHealth {};
 struct GetMetrics {};
 struct GetStatus {};
 struct GetDeployments {};
+struct GetPlacement {};
+struct GetDecisions {
+  std::uint64_t after = 0;  ///< only those with a higher number
+};
+struct GetOperations {};
 struct GetOperation {
   OperationId id;
 };
-struct PostDeployment {
-  Deployment deployment;
+struct PostShutdown {};
+
+/// A change of the cluster, as every one of these can be asked for.
+struct AdminChange {
+  std::variant<DeployRequest, UndeployRequest, DrainRequest, UndrainRequest, RebalanceRequest>
+      request;
   bool wait = true;  ///< answer when it is done
 };
-struct DeleteDeployment {
-  std::string name;  ///< "" for the full model
-  bool wait = true;
-};
-struct PostShutdown {};
 
 using AdminCall = std::variant<GetHealth,
                                GetMetrics,
                                GetStatus,
                                GetDeployments,
+                               GetPlacement,
+                               GetDecisions,
+                               GetOperations,
                                GetOperation,
-                               PostDeployment,
-                               DeleteDeployment,
-                               PostShutdown>;
+                               PostShutdown,
+                               AdminChange>;
 
 /// Reads one request.
 ///   path   decoded, without the query
@@ -65,8 +73,9 @@ Result<Deployment> make_deployment(std::string name,
 /// The full model, under no name of its own ("").
 Deployment full_model(const planner::ModelShape& model);
 
-/// {"error":{"message","type","param","code"}}, as OpenAI's API does.
-std::string error_body(const Error& error);
+/// {"error":{"message","type","param","code"}}, as OpenAI's API does; with "epoch" beside it (the
+/// published one) when one is given.
+std::string error_body(const Error& error, std::optional<Epoch> epoch = std::nullopt);
 /// The same for a status without an Error.
 std::string error_body(int status, std::string_view message);
 

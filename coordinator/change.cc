@@ -1,17 +1,19 @@
-// Operations: one at a time, make-before-break, undone when they fail.
+// Operations: one at a time, make-before-break, in steps, undone when they fail.
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "coordinator/state.h"
+#include "planner/moves.h"
 
 namespace moiety::coordinator {
 
 namespace {
 
-constexpr std::size_t kEndedKept = 64;
+constexpr std::size_t kEndedKept = 256;
 
-std::vector<Deployment>::iterator find_deployment(std::vector<Deployment>& all,
-                                                  const std::string& name) {
+template <class Deployments>
+auto find_deployment(Deployments& all, const std::string& name) {
   return std::find_if(all.begin(), all.end(),
                       [&](const Deployment& each) { return each.name == name; });
 }
@@ -26,10 +28,49 @@ std::string plan_summary(const Placement& placement) {
   return text.empty() ? std::string("no worker") : text.append(" experts");
 }
 
+/// Takes experts that no deployment keeps out of a placement.
+void forget_cold(Placement& placement, const std::vector<Deployment>& deployments) {
+  for (std::size_t layer = 0; layer < placement.owners.size(); ++layer) {
+    std::vector<bool> kept(placement.owners[layer].size(), false);
+    for (const Deployment& deployment : deployments) {
+      for (std::int32_t expert : deployment.kept.layers[layer])
+        kept[static_cast<std::size_t>(expert)] = true;
+    }
+    for (std::size_t expert = 0; expert < kept.size(); ++expert) {
+      if (!kept[expert]) placement.owners[layer][expert].clear();
+    }
+  }
+}
+
 }  // namespace
+
+std::string ClusterState::describe_change(const Operation& operation) const {
+  switch (operation.kind) {
+    case Kind::kStart:
+      return "the first deployments";
+    case Kind::kDeploy:
+      return "deploy " + display_name(operation.name);
+    case Kind::kUndeploy:
+      return "undeploy " + display_name(operation.name);
+    case Kind::kDrain:
+      return fmt::format("drain worker {}", operation.worker->value);
+    case Kind::kUndrain:
+      return fmt::format("undrain worker {}", operation.worker->value);
+    case Kind::kRebalance:
+      return "rebalance";
+  }
+  return "";
+}
 
 void ClusterState::advance_change() {
   if (!change_) {
+    if (queue_.empty() && rebalance_due()) {
+      Operation rebalance;
+      rebalance.kind = Kind::kRebalance;
+      rebalance.id.value = fmt::format("rebalance-{}", ++operation_counter_);
+      rebalance.request_hash = hash_request(rebalance);
+      queue_.push_back(std::move(rebalance));
+    }
     if (queue_.empty()) return;
     Operation next = std::move(queue_.front());
     queue_.pop_front();
@@ -38,88 +79,123 @@ void ClusterState::advance_change() {
   if (change_->failure) return roll_back(*change_->failure);
 
   switch (change_->phase) {
-    case Phase::kDraining: {
+    case Phase::kDraining:
       if (still_running(change_->operation.name, change_->epoch) != 0) return;
-      std::vector<Deployment> left = current_.deployments;
-      left.erase(find_deployment(left, change_->operation.name));
+      change_->wanted.erase(find_deployment(change_->wanted, change_->operation.name));
       change_->deadline = now_ + config_.operation_timeout;
-      if (auto planned = plan(std::move(left)); !planned) roll_back(planned.error());
+      change_->phase = Phase::kGathering;
+      dirty_ = true;
+      return;
+    case Phase::kGathering: {
+      if (gather_pending()) return;
+      const Result<void> planned = plan();
+      if (planned) return;
+      const bool more_may_join = config_.static_fleet && history_.empty() &&
+                                 planned.error().code == ErrorCode::kResourceExhausted &&
+                                 now_ < change_->deadline;
+      change_->plan_error = planned.error().message;
+      if (!more_may_join) roll_back(planned.error());
       return;
     }
-    case Phase::kLoading: {
+    case Phase::kLoading:
       if (load_pending()) return;
       current_ = change_->target;
-      const std::string what =
-          change_->operation.kind == Kind::kStart
-              ? "the first deployments"
-              : fmt::format("{} {}",
-                            change_->operation.kind == Kind::kDeploy ? "deployed" : "undeployed",
-                            display_name(change_->operation.name));
-      publish(change_->epoch, what);
+      publish(change_->epoch,
+              change_->rest.empty()
+                  ? describe_change(change_->operation)
+                  : fmt::format("{}, step {} of {}", describe_change(change_->operation),
+                                change_->num_steps - change_->rest.size(), change_->num_steps));
       change_->epoch = current_.placement.epoch;
       change_->phase = Phase::kActivating;
       return;
-    }
     case Phase::kActivating:
-      if (!routers_confirmed(change_->epoch)) return;
-      change_->phase = Phase::kSettling;
-      // Workers report at least every third of the lease; processes end within the fleet's grace.
-      change_->settle_deadline = now_ + config_.lease_ttl;
-      if (change_->operation.kind == Kind::kUndeploy) {
-        change_->settle_deadline += config_.stop_timeout;
-      }
-      dirty_ = true;
+      if (routers_confirmed(change_->epoch)) activated();
       return;
     case Phase::kSettling: {
       if (const auto pending = settle_pending()) {
         if (now_ < change_->settle_deadline) return;
         note(LogLevel::kWarning, "not waiting any longer for " + *pending);
       }
-      const Change done = std::move(*change_);
+      Change done = std::move(*change_);
       change_.reset();
       dirty_ = true;
-      finish(done.operation, std::nullopt, &done);
+      finish(std::move(done.operation), std::nullopt, &done);
       return;
     }
   }
 }
 
 void ClusterState::begin(Operation operation) {
-  const Result<void> begun =
-      operation.kind == Kind::kUndeploy ? begin_removing(operation) : begin_adding(operation);
-  dirty_ = true;
-  if (begun) return;
-  change_.reset();
-  finish(operation, begun.error(), nullptr);
+  change_.emplace();
+  change_->operation = std::move(operation);
+  change_->deadline = now_ + config_.operation_timeout;
+  change_->saved = current_;
+  change_->wanted = current_.deployments;
+  dirty_ = durable_changed_ = true;
+  if (change_->operation.resumed) {
+    note(LogLevel::kInfo, "going on with what ran when the coordinator ended: " +
+                              describe_change(change_->operation));
+  }
+  Result<void> begun;
+  switch (change_->operation.kind) {
+    case Kind::kStart:
+    case Kind::kDeploy:
+      begun = begin_adding();
+      break;
+    case Kind::kUndeploy:
+      begun = begin_removing();
+      break;
+    case Kind::kDrain:
+    case Kind::kUndrain:
+      begun = begin_retiring();
+      break;
+    case Kind::kRebalance:
+      break;
+  }
+  if (!begun) roll_back(begun.error());
 }
 
-Result<void> ClusterState::begin_adding(const Operation& operation) {
-  std::vector<Deployment> deployments = current_.deployments;
+Result<void> ClusterState::begin_adding() {
+  const Operation& operation = change_->operation;
+  const auto is_there = [this](const Deployment& added) {
+    const auto found = find_deployment(current_.deployments, added.name);
+    return found != current_.deployments.end() && found->kept == added.kept &&
+           found->on_missing == added.on_missing;
+  };
+  if (operation.resumed && !history_.empty() &&
+      std::all_of(operation.deployments.begin(), operation.deployments.end(), is_there)) {
+    // Published before the crash: what is left is to see that the routers use it.
+    for (const Deployment& added : operation.deployments) {
+      change_->saved.deployments.erase(find_deployment(change_->saved.deployments, added.name));
+    }
+    forget_cold(change_->saved.placement, change_->saved.deployments);
+    begin_activating();
+    return {};
+  }
   for (const Deployment& added : operation.deployments) {
-    if (find_deployment(deployments, added.name) != deployments.end()) {
+    if (find_deployment(change_->wanted, added.name) != change_->wanted.end()) {
       return fail(ErrorCode::kAlreadyExists,
                   fmt::format("{} is deployed already; undeploy it first or take another name",
                               display_name(added.name)));
     }
-    deployments.push_back(added);
+    change_->wanted.push_back(added);
   }
-  change_.emplace();
-  change_->operation = operation;
-  change_->deadline = now_ + config_.operation_timeout;
-  change_->saved = current_;
-  return plan(std::move(deployments));
+  return {};
 }
 
-Result<void> ClusterState::begin_removing(const Operation& operation) {
+Result<void> ClusterState::begin_removing() {
+  const Operation& operation = change_->operation;
   const auto removed = find_deployment(current_.deployments, operation.name);
   if (removed == current_.deployments.end()) {
+    if (operation.resumed) {
+      begin_activating();
+      return {};
+    }
     return fail(ErrorCode::kNotFound,
                 fmt::format("{} is not deployed", display_name(operation.name)));
   }
-  change_.emplace();
-  change_->operation = operation;
+  find_deployment(change_->saved.deployments, operation.name)->draining = false;
   change_->deadline = now_ + config_.drain_timeout;
-  change_->saved = current_;
   change_->phase = Phase::kDraining;
   removed->draining = true;
   publish({}, fmt::format("{} takes no new requests", display_name(operation.name)));
@@ -127,78 +203,215 @@ Result<void> ClusterState::begin_removing(const Operation& operation) {
   return {};
 }
 
-/// Plans `deployments` into the change's target and begins to load it.
-Result<void> ClusterState::plan(std::vector<Deployment> deployments) {
+Result<void> ClusterState::begin_retiring() {
+  const WorkerId id = *change_->operation.worker;
+  const bool retire = change_->operation.kind == Kind::kDrain;
+  if (id.value >= workers_.size()) {
+    return fail(ErrorCode::kNotFound,
+                fmt::format("there is no worker {}; ids are below {}", id.value, workers_.size()));
+  }
+  change_->retired_before = change_->operation.resumed ? !retire : worker(id).retired;
+  worker(id).retired = retire;
+  return {};
+}
+
+/// Nothing to load (any more): the published epoch is what was asked for.
+void ClusterState::begin_activating() {
+  change_->phase = Phase::kActivating;
+  change_->epoch = published()->placement.epoch;
+  change_->deadline = now_ + config_.operation_timeout;
+}
+
+/// Plans change_->wanted and begins the first step to it.
+Result<void> ClusterState::plan() {
+  durable_changed_ = true;
   planner::PlaceOptions options;
   options.policy = config_.policy;
   options.capacity_per_layer = config_.capacity_per_layer;
-  for (std::uint32_t index = 0; index < workers_.size(); ++index)
-    options.workers.push_back(WorkerId{index});
+  options.replicas = config_.replicas;
+  options.load = config_.load;
+  options.eplb_groups = config_.eplb_groups;
+  options.eplb_nodes = config_.eplb_nodes;
+  for (std::uint32_t index = 0; index < workers_.size(); ++index) {
+    if (usable(WorkerId{index})) options.workers.push_back(WorkerId{index});
+  }
   const auto runs = [this](WorkerId id) { return worker(id).process == Worker::Process::kRunning; };
   if (config_.policy == planner::PlacementPolicy::kMembership) {
     std::stable_partition(options.workers.begin(), options.workers.end(), runs);
   }
+  for (WorkerId id : options.workers) options.capacity_bytes.push_back(capacity_of(id));
   // What a lost worker held has to be read again wherever it goes: it is no reason to stay there.
-  Placement held = current_.placement;
+  Placement held = effective_placement();
   for (auto& layer : held.owners) {
     for (auto& owners : layer) std::erase_if(owners, [&](WorkerId id) { return !runs(id); });
   }
   MOIETY_ASSIGN(Placement placement,
-                planner::place_experts(config_.model, deployments, options, held));
+                planner::place_experts(config_.model, change_->wanted, options, held));
+  placement.epoch = {};
+  change_->cost = planner::move_cost(config_.model, held, placement);
+  if (!history_.empty() && placement.owners == current_.placement.owners &&
+      change_->wanted == current_.deployments) {
+    note(LogLevel::kInfo, describe_change(change_->operation) + ": nothing has to move");
+    begin_activating();
+    dirty_ = true;
+    return {};
+  }
+  MOIETY_ASSIGN(std::vector<Placement> steps, steps_to(placement));
+  change_->rest.clear();
+  for (std::size_t step = 0; step < steps.size(); ++step) {
+    const bool last = step + 1 == steps.size();
+    const bool removes = change_->operation.kind == Kind::kUndeploy;
+    change_->rest.push_back(
+        {last || removes ? change_->wanted : current_.deployments, std::move(steps[step])});
+  }
+  change_->num_steps = change_->rest.size();
+  note(LogLevel::kInfo,
+       fmt::format("planned {} by {}: {}; loads {} experts ({} bytes), drops {}; {}",
+                   describe_change(change_->operation), planner::policy_name(config_.policy),
+                   plan_summary(change_->rest.back().placement), change_->cost.experts_loaded,
+                   change_->cost.bytes_loaded, change_->cost.experts_dropped,
+                   change_->num_steps == 1
+                       ? std::string("one step")
+                       : fmt::format("{} steps, so that no worker exceeds its capacity by more "
+                                     "than {:.0f} %",
+                                     change_->num_steps, 100 * config_.move_headroom)));
+  begin_step();
+  return {};
+}
 
-  change_->cost = planner::move_cost(config_.model, current_.placement, placement);
-  change_->target = {std::move(deployments), std::move(placement)};
+/// The epochs on the way from what is published to `target`.
+Result<std::vector<Placement>> ClusterState::steps_to(const Placement& target) const {
+  Placement from = current_.placement;
+  for (const auto& [expert, stand_in] : stand_ins_) {
+    auto& owners = from.owners[static_cast<std::size_t>(expert.layer)]
+                              [static_cast<std::size_t>(expert.expert)];
+    owners.insert(std::lower_bound(owners.begin(), owners.end(), stand_in), stand_in);
+  }
+  // A lost worker of a local fleet comes back and reads what it held; one of a static fleet may
+  // not.
+  if (config_.static_fleet) {
+    for (auto& layer : from.owners) {
+      for (auto& owners : layer) std::erase_if(owners, [&](WorkerId id) { return !serves(id); });
+    }
+  }
+  std::map<WorkerId, std::uint64_t> limits;
+  for (std::uint32_t index = 0; index < workers_.size(); ++index) {
+    if (const std::uint64_t limit = limit_of(WorkerId{index}); limit != 0)
+      limits[WorkerId{index}] = limit;
+  }
+  MOIETY_ASSIGN(std::vector<Placement> steps,
+                planner::split_move(config_.model, from, target, limits));
+  // On the way, what nobody holds stays with those that lost it.
+  for (std::size_t step = 0; step + 1 < steps.size(); ++step) {
+    auto& owners = steps[step].owners;
+    for (std::size_t layer = 0; layer < owners.size(); ++layer) {
+      for (std::size_t expert = 0; expert < owners[layer].size(); ++expert) {
+        if (owners[layer][expert].empty() && !target.owners[layer][expert].empty())
+          owners[layer][expert] = current_.placement.owners[layer][expert];
+      }
+    }
+  }
+  return steps;
+}
+
+void ClusterState::begin_step() {
+  change_->target = std::move(change_->rest.front());
+  change_->rest.pop_front();
   change_->epoch = Epoch{++epoch_counter_};
   change_->target.placement.epoch = change_->epoch;
   change_->phase = Phase::kLoading;
+  change_->deadline = now_ + config_.operation_timeout;
   for (WorkerId id : change_->target.placement.workers()) {
     Worker& used = worker(id);
     if (used.parked) used.restart_at = now_;
     used.parked = false;
     used.failures = 0;
+    used.load_again_at = {};
   }
+  dirty_ = durable_changed_ = true;
+}
+
+/// Whether the next step, planned a while ago, is still within everybody's limit.
+bool ClusterState::step_fits(const Placement& next) const {
+  const std::set<WorkerId> workers = next.workers();
+  if (!std::all_of(workers.begin(), workers.end(), [this](WorkerId id) { return usable(id); })) {
+    return false;
+  }
+  const std::vector<Experts> needed = needed_experts();
+  return std::all_of(workers.begin(), workers.end(), [&](WorkerId id) {
+    const Experts added = next.experts_of(id);
+    Experts together;
+    std::set_union(needed[id.value].begin(), needed[id.value].end(), added.begin(), added.end(),
+                   std::back_inserter(together));
+    const std::uint64_t limit = limit_of(id);
+    return limit == 0 || bytes_of(together) <= limit || together.size() == needed[id.value].size();
+  });
+}
+
+/// Every router uses the step's epoch.
+void ClusterState::activated() {
   dirty_ = true;
-  note(LogLevel::kInfo,
-       fmt::format("planned epoch {} by {}: {}; loads {} experts ({} bytes), drops {}",
-                   change_->epoch.value, planner::policy_name(config_.policy),
-                   plan_summary(change_->target.placement), change_->cost.experts_loaded,
-                   change_->cost.bytes_loaded, change_->cost.experts_dropped));
-  return {};
+  if (!change_->rest.empty()) {
+    change_->saved = current_;
+    if (step_fits(change_->rest.front().placement)) return begin_step();
+    note(LogLevel::kInfo, "workers came or went meanwhile: planning the rest anew");
+    change_->phase = Phase::kGathering;
+    change_->deadline = now_ + config_.operation_timeout;
+    return;
+  }
+  change_->phase = Phase::kSettling;
+  // Workers report at least every third of the lease; processes end within the fleet's grace.
+  change_->settle_deadline = now_ + config_.lease_ttl;
+  if (change_->operation.kind == Kind::kUndeploy || change_->operation.kind == Kind::kDrain) {
+    change_->settle_deadline += config_.stop_timeout;
+  }
 }
 
 void ClusterState::roll_back(Error error) {
-  const Change failed = std::move(*change_);
+  Change failed = std::move(*change_);
   change_.reset();
   dirty_ = true;
+  const Operation& operation = failed.operation;
+  if (operation.worker && operation.worker->value < workers_.size()) {
+    worker(*operation.worker).retired = failed.retired_before;
+  }
   if (current_.deployments != failed.saved.deployments ||
       current_.placement.owners != failed.saved.placement.owners) {
     current_ = failed.saved;
-    publish({}, "back to the deployments before: " + error.message);
+    publish({}, "back to what was before: " + error.message);
   }
-  finish(failed.operation, std::move(error), &failed);
+  // Once a step without it was published there is no way back.
+  if (operation.kind == Kind::kUndeploy && failed.phase != Phase::kDraining &&
+      (failed.num_steps > 0 || operation.resumed) &&
+      find_deployment(current_.deployments, operation.name) == current_.deployments.end()) {
+    note(LogLevel::kWarning, fmt::format("{} is gone, but the rest could not be placed anew: {}",
+                                         display_name(operation.name), error.message));
+    return finish(std::move(failed.operation), std::nullopt, &failed);
+  }
+  if (failed.num_steps > 0 || failed.phase == Phase::kDraining) {
+    error.message += " (rolled back: deployments and workers are as before)";
+  }
+  finish(std::move(failed.operation), std::move(error), &failed);
 }
 
-void ClusterState::finish(const Operation& operation,
-                          std::optional<Error> error,
-                          const Change* change) {
-  OperationStatus ended =
-      describe(operation, error ? OperationState::kFailed : OperationState::kSucceeded);
-  ended.error = error;
-  if (change != nullptr) {
-    ended.cost = change->cost;
-    if (!error) ended.epoch = change->epoch;
-  }
-  const std::string what = operation.kind == Kind::kStart
-                               ? ended.kind
-                               : fmt::format("{} {}", ended.kind, display_name(operation.name));
+void ClusterState::finish(Operation operation, std::optional<Error> error, const Change* change) {
+  operation.state = error ? OperationState::kFailed : OperationState::kSucceeded;
+  operation.error = error;
+  if (change != nullptr) operation.cost = change->cost;
+  if (!error && published() != nullptr) operation.epoch = published()->placement.epoch;
+  operation.deployments.clear();
+  const std::string what = describe_change(operation);
   if (error) {
     note(LogLevel::kError, what + " failed: " + error->message);
   } else {
-    note(LogLevel::kInfo, fmt::format("{} is done (epoch {})", what, ended.epoch.value));
+    note(LogLevel::kInfo, fmt::format("{}: done (epoch {})", what, operation.epoch.value));
   }
-  ended_.push_back(std::move(ended));
+  for (RequestId request : operation.requests) {
+    act(CompleteOperation{request, operation.id, error});
+  }
+  durable_changed_ = true;
+  ended_.push_back(std::move(operation));
   if (ended_.size() > kEndedKept) ended_.pop_front();
-  act(CompleteOperation{operation.id, std::move(error)});
 }
 
 bool ClusterState::routers_confirmed(Epoch epoch) const {
@@ -219,6 +432,30 @@ std::uint64_t ClusterState::still_running(const std::string& deployment, Epoch s
   return running;
 }
 
+/// What a change waits for before it is planned; nullopt when nothing.
+std::optional<std::string> ClusterState::gather_pending() const {
+  for (const EpochView& view : history_) {
+    // What routers may still use takes room; the move was planned with what is published.
+    if (view.placement.owners == history_.back().placement.owners) continue;
+    for (const auto& [id, router] : routers_) {
+      if (router.oldest <= view.placement.epoch) {
+        return fmt::format("router {} to switch to epoch {}", id.value,
+                           history_.back().placement.epoch.value);
+      }
+    }
+  }
+  if (!usage_known()) return "routers to come back after the coordinator's restart";
+  if (!config_.static_fleet || !history_.empty()) return std::nullopt;
+  std::size_t joined = 0;
+  for (std::uint32_t index = 0; index < workers_.size(); ++index) {
+    joined += worker(WorkerId{index}).retired || usable(WorkerId{index}) ? 1 : 0;
+  }
+  if (joined == workers_.size() || (joined > 0 && now_ - fleet_changed_at_ >= config_.lease_ttl)) {
+    return std::nullopt;
+  }
+  return fmt::format("workers to join: {} of {} are there", joined, workers_.size());
+}
+
 /// What the target lacks; nullopt when every worker of it is ready.
 std::optional<std::string> ClusterState::load_pending() const {
   for (WorkerId id : change_->target.placement.workers()) {
@@ -236,14 +473,14 @@ std::optional<std::string> ClusterState::load_pending() const {
 
 /// What a change still waits for after the routers have switched; nullopt when nothing.
 std::optional<std::string> ClusterState::settle_pending() const {
-  const std::set<WorkerId> used = current_.placement.workers();
+  const std::set<WorkerId> used = history_.back().placement.workers();
+  const bool until_ended = !config_.static_fleet && (change_->operation.kind == Kind::kUndeploy ||
+                                                     change_->operation.kind == Kind::kDrain);
   for (std::uint32_t index = 0; index < workers_.size(); ++index) {
     const Worker& each = workers_[index];
     const bool extra = !used.contains(WorkerId{index}) && each.process != Worker::Process::kNone;
-    if (extra && change_->operation.kind == Kind::kUndeploy) {
-      return fmt::format("worker {} to end", index);
-    }
-    if (!extra && each.stats_due && !each.loading) {
+    if (extra && until_ended) return fmt::format("worker {} to end", index);
+    if ((!extra || config_.static_fleet) && each.connection && each.stats_due && !each.loading) {
       return fmt::format("worker {} to report what it holds", index);
     }
   }
@@ -256,6 +493,10 @@ std::string ClusterState::waiting_for() const {
       return fmt::format("{} running requests of {}",
                          still_running(change_->operation.name, change_->epoch),
                          display_name(change_->operation.name));
+    case Phase::kGathering:
+      if (const auto pending = gather_pending()) return *pending;
+      return change_->plan_error.empty() ? std::string("nothing")
+                                         : "more workers: " + change_->plan_error;
     case Phase::kLoading:
       return load_pending().value_or("nothing");
     case Phase::kActivating:

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -10,6 +11,7 @@
 #include "common/log.h"
 #include "common/placement.h"
 #include "common/result.h"
+#include "coordinator/durable.h"
 #include "proto/channel.h"
 #include "proto/control.h"
 
@@ -17,8 +19,8 @@
 namespace moiety::coordinator {
 
 using proto::ConnectionId;
-/// One start, deploy or undeploy, numbered by the one who asks for it.
-using OperationId = Id<struct OperationTag, std::uint64_t>;
+/// One call for a change, numbered by the one who hands it in; several may name one operation.
+using RequestId = Id<struct RequestTag, std::uint64_t>;
 
 // Events.
 
@@ -40,26 +42,55 @@ struct PeerClosed {
   std::string reason;
 };
 
-/// A worker process ended, or could not be started at all.
+/// What StartWorker started; before any event of that process.
+struct ProcessStarted {
+  WorkerId worker;
+  std::uint64_t incarnation = 0;
+  ProcessIdentity process;
+};
+/// A worker process ended, or could not be started at all, or (after a restart of the coordinator)
+/// is not there any more.
 struct ProcessExited {
   WorkerId worker;
   std::uint64_t incarnation = 0;
   std::string how;  ///< "exit status 1", "signal 9"
 };
 
-/// The deployments that the cluster begins with, placed as one. Once, before any other request.
-struct StartRequest {
-  OperationId operation;
+/// What all calls for a change have.
+///
+/// The same operation id again is the same operation: it is not executed a second time, and the
+/// call is answered as the first one was or will be, also after a restart of the coordinator (for
+/// the last 256 operations). kAlreadyExists: the id was used for another change.
+struct ChangeRequest {
+  RequestId request;
+  OperationId operation;  ///< empty: the state machine makes one
+  /// The epoch that the caller decided by. kStaleEpoch: another one is published, or a change runs
+  /// or waits. Not looked at when the operation is known.
+  std::optional<Epoch> expected_epoch;
+};
+
+/// The deployments that the cluster begins with, placed as one. Once, before any other request. A
+/// cluster that was restored has its deployments: then it succeeds at once and changes nothing.
+struct StartRequest : ChangeRequest {
   std::vector<Deployment> deployments;
 };
-struct DeployRequest {
-  OperationId operation;
+struct DeployRequest : ChangeRequest {
   Deployment deployment;
 };
-struct UndeployRequest {
-  OperationId operation;
+struct UndeployRequest : ChangeRequest {
   std::string name;  ///< "" for the full model
 };
+/// Moves a worker's experts elsewhere, ends it and does not use it again. kResourceExhausted names
+/// the bytes that the others lack. kNotFound: no such worker.
+struct DrainRequest : ChangeRequest {
+  WorkerId worker;
+};
+/// Takes a drain back.
+struct UndrainRequest : ChangeRequest {
+  WorkerId worker;
+};
+/// Places the present deployments anew over the workers that there are.
+struct RebalanceRequest : ChangeRequest {};
 /// Ends the cluster in order; a second one does not wait for the routers any longer.
 struct ShutdownRequest {
   std::string reason;
@@ -69,15 +100,25 @@ using Event = std::variant<Tick,
                            PeerHello,
                            PeerMessage,
                            PeerClosed,
+                           ProcessStarted,
                            ProcessExited,
                            StartRequest,
                            DeployRequest,
                            UndeployRequest,
+                           DrainRequest,
+                           UndrainRequest,
+                           RebalanceRequest,
                            ShutdownRequest>;
 
 // Actions.
 
-/// Answered by ProcessExited, sooner or later.
+/// Write this before any of the actions that follow is executed: they make it visible. At most one
+/// per event, always the first action.
+struct Persist {
+  std::shared_ptr<const DurableState> state;
+};
+
+/// Answered by ProcessStarted and, sooner or later, ProcessExited.
 struct StartWorker {
   WorkerId worker;
   std::uint64_t incarnation = 0;
@@ -102,8 +143,16 @@ struct CloseConnection {
   ConnectionId connection;
 };
 
-/// Exactly once for each StartRequest, DeployRequest and UndeployRequest.
+/// The change that a request asked for is known and will be made: it is durable. Then comes
+/// CompleteOperation.
+struct AcceptOperation {
+  RequestId request;
+  OperationId operation;
+};
+/// Exactly once for each request of a change; without AcceptOperation before it when the request
+/// is refused, or the operation ended long ago.
 struct CompleteOperation {
+  RequestId request;
   OperationId operation;
   std::optional<Error> error;
 };
@@ -117,11 +166,13 @@ struct Log {
 /// The shutdown is done: nothing of ours runs any more.
 struct Exit {};
 
-using Action = std::variant<StartWorker,
+using Action = std::variant<Persist,
+                            StartWorker,
                             StopWorker,
                             KillWorker,
                             Send,
                             CloseConnection,
+                            AcceptOperation,
                             CompleteOperation,
                             Log,
                             Exit>;

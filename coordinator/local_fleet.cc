@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -9,9 +10,15 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 
 #include "common/check.h"
+
+// glibc 2.36 declares these without extern "C".
+extern "C" {
+#include <sys/pidfd.h>
+}
 
 namespace moiety::coordinator {
 
@@ -87,18 +94,59 @@ class SpawnSetup {
 
 }  // namespace
 
+std::optional<std::uint64_t> process_start_time(std::int64_t pid) {
+  const auto stat = read_file(fmt::format("/proc/{}/stat", pid), 4096);
+  if (!stat) return std::nullopt;
+  // The name, field 2, stands in parentheses and may hold any character; field 3 follows it.
+  const std::size_t name_end = stat->rfind(") ");
+  if (name_end == std::string::npos) return std::nullopt;
+  std::string_view fields = std::string_view(*stat).substr(name_end + 2);
+  constexpr int kStartTime = 22;
+  for (int field = 3; field < kStartTime; ++field) {
+    const std::size_t space = fields.find(' ');
+    if (space == std::string_view::npos) return std::nullopt;
+    fields.remove_prefix(space + 1);
+  }
+  std::uint64_t ticks = 0;
+  const auto [end, error] = std::from_chars(fields.data(), fields.data() + fields.size(), ticks);
+  return error == std::errc{} ? std::optional(ticks) : std::nullopt;
+}
+
 LocalFleet::LocalFleet(Options options) : options_(std::move(options)) {}
 
 LocalFleet::~LocalFleet() {
-  for (const auto& [worker, child] : children_) ::kill(child.pid, SIGKILL);
-  for (const auto& [worker, child] : children_) {
-    while (::waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
+  for (const auto& [worker, process] : processes_) {
+    if (!process.adopted || process.kill_at) signal(process, SIGKILL);
+  }
+  for (const auto& [worker, process] : processes_) {
+    if (process.adopted) continue;
+    while (::waitpid(process.pid, nullptr, 0) < 0 && errno == EINTR) {
     }
   }
 }
 
-Result<void> LocalFleet::start(WorkerId worker, std::uint64_t incarnation) {
-  if (children_.contains(worker)) {
+void LocalFleet::signal(const Process& process, int number) {
+  // A child's pid stays ours until it is reaped.
+  if (process.adopted) {
+    ::pidfd_send_signal(process.adopted.get(), number, nullptr, 0);
+  } else {
+    ::kill(process.pid, number);
+  }
+}
+
+std::optional<std::string> LocalFleet::ended(const Process& process) {
+  if (process.adopted) {
+    pollfd gone{process.adopted.get(), POLLIN, 0};
+    if (::poll(&gone, 1, 0) != 1) return std::nullopt;
+    return "its status went to another process: a coordinator before this one started it";
+  }
+  int status = 0;
+  if (::waitpid(process.pid, &status, WNOHANG) != process.pid) return std::nullopt;
+  return describe_status(status);
+}
+
+Result<ProcessIdentity> LocalFleet::start(WorkerId worker, std::uint64_t incarnation) {
+  if (processes_.contains(worker)) {
     return fail(ErrorCode::kAlreadyExists,
                 fmt::format("worker {} has a process already", worker.value));
   }
@@ -108,7 +156,7 @@ Result<void> LocalFleet::start(WorkerId worker, std::uint64_t incarnation) {
   SpawnSetup setup;
   if (options_.log_dir)
     setup.log_to(*options_.log_dir / fmt::format("worker-{}.log", worker.value));
-  Child child;
+  Process child;
   child.incarnation = incarnation;
   const int error =
       setup.spawn(&child.pid, c_strings(command).data(), c_strings(environment).data());
@@ -116,46 +164,59 @@ Result<void> LocalFleet::start(WorkerId worker, std::uint64_t incarnation) {
     return fail(ErrorCode::kIo,
                 fmt::format("cannot start {}: {}", command.front(), std::strerror(error)));
   }
-  children_.emplace(worker, child);
-  return {};
+  // It is not reaped yet, so that /proc shows it even if it has ended.
+  const ProcessIdentity identity{child.pid, process_start_time(child.pid).value_or(0)};
+  processes_.emplace(worker, std::move(child));
+  return identity;
 }
 
-LocalFleet::Child* LocalFleet::find(WorkerId worker, std::uint64_t incarnation) {
-  const auto it = children_.find(worker);
-  return it != children_.end() && it->second.incarnation == incarnation ? &it->second : nullptr;
+bool LocalFleet::adopt(WorkerId worker, std::uint64_t incarnation, const ProcessIdentity& process) {
+  if (process.pid <= 1 || process.start_time == 0 || processes_.contains(worker)) return false;
+  Process adopted;
+  adopted.incarnation = incarnation;
+  adopted.pid = static_cast<pid_t>(process.pid);
+  adopted.adopted = Fd(::pidfd_open(adopted.pid, 0));
+  // In this order: what the descriptor names cannot change any more when the start time is read.
+  if (!adopted.adopted || process_start_time(process.pid) != process.start_time) return false;
+  if (ended(adopted)) return false;
+  processes_.emplace(worker, std::move(adopted));
+  return true;
+}
+
+LocalFleet::Process* LocalFleet::find(WorkerId worker, std::uint64_t incarnation) {
+  const auto it = processes_.find(worker);
+  return it != processes_.end() && it->second.incarnation == incarnation ? &it->second : nullptr;
 }
 
 void LocalFleet::stop(WorkerId worker, std::uint64_t incarnation, Clock::time_point now) {
-  Child* child = find(worker, incarnation);
-  if (child == nullptr || child->kill_at) return;
-  ::kill(child->pid, SIGTERM);
-  child->kill_at = now + options_.stop_grace;
+  Process* process = find(worker, incarnation);
+  if (process == nullptr || process->kill_at) return;
+  signal(*process, SIGTERM);
+  process->kill_at = now + options_.stop_grace;
 }
 
 void LocalFleet::kill(WorkerId worker, std::uint64_t incarnation) {
-  if (const Child* child = find(worker, incarnation)) ::kill(child->pid, SIGKILL);
+  if (const Process* process = find(worker, incarnation)) signal(*process, SIGKILL);
 }
 
 std::vector<Fleet::Exited> LocalFleet::poll(Clock::time_point now) {
   std::vector<Exited> exited;
-  for (auto it = children_.begin(); it != children_.end();) {
-    auto& [worker, child] = *it;
-    int status = 0;
-    // The pid stays ours until it is reaped here, so that a signal cannot reach another process.
-    if (::waitpid(child.pid, &status, WNOHANG) == child.pid) {
-      exited.push_back({worker, child.incarnation, describe_status(status)});
-      it = children_.erase(it);
+  for (auto it = processes_.begin(); it != processes_.end();) {
+    auto& [worker, process] = *it;
+    if (auto how = ended(process)) {
+      exited.push_back({worker, process.incarnation, std::move(*how)});
+      it = processes_.erase(it);
       continue;
     }
-    if (child.kill_at && now >= *child.kill_at) ::kill(child.pid, SIGKILL);
+    if (process.kill_at && now >= *process.kill_at) signal(process, SIGKILL);
     ++it;
   }
   return exited;
 }
 
 std::optional<pid_t> LocalFleet::pid(WorkerId worker) const {
-  const auto it = children_.find(worker);
-  return it == children_.end() ? std::nullopt : std::optional(it->second.pid);
+  const auto it = processes_.find(worker);
+  return it == processes_.end() ? std::nullopt : std::optional(it->second.pid);
 }
 
 }  // namespace moiety::coordinator

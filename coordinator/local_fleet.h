@@ -10,15 +10,19 @@
 #include <string>
 #include <vector>
 
+#include "common/file.h"
 #include "coordinator/fleet.h"
 
 namespace moiety::coordinator {
 
-/// Workers as child processes on this machine.
+/// Workers as processes on this machine: children, and those adopted from a coordinator that was
+/// here before.
 ///
 /// Each child leads a process group of its own (Ctrl-C in a terminal reaches only the coordinator,
-/// which ends the cluster in order), inherits no file descriptor but 0-2 and no blocked signal.
-/// Only the pids that were started here are signalled and waited for.
+/// which ends the cluster in order), inherits no file descriptor but 0-2 and no blocked signal. It
+/// outlives a coordinator that is killed. An adopted process is held by a pidfd, so that a signal
+/// never reaches another one that got its number. Only processes that were started or adopted here
+/// are signalled and waited for.
 class LocalFleet : public Fleet {
  public:
   struct Options {
@@ -32,29 +36,38 @@ class LocalFleet : public Fleet {
   };
 
   explicit LocalFleet(Options options);
-  /// Kills and reaps what still runs: no child outlives it.
+  /// Kills and reaps the children that still run, and kills adopted processes that were asked to
+  /// end. Other adopted ones go on: this coordinator did not get far enough to need them.
   ~LocalFleet() override;
   LocalFleet(const LocalFleet&) = delete;
   LocalFleet& operator=(const LocalFleet&) = delete;
 
-  Result<void> start(WorkerId worker, std::uint64_t incarnation) override;
+  Result<ProcessIdentity> start(WorkerId worker, std::uint64_t incarnation) override;
+  bool adopt(WorkerId worker, std::uint64_t incarnation, const ProcessIdentity& process) override;
   void stop(WorkerId worker, std::uint64_t incarnation, Clock::time_point now) override;
   void kill(WorkerId worker, std::uint64_t incarnation) override;
   std::vector<Exited> poll(Clock::time_point now) override;
 
-  /// Of a running child; nullopt when there is none.
+  /// Of a running process; nullopt when there is none.
   std::optional<pid_t> pid(WorkerId worker) const;
 
  private:
-  struct Child {
+  struct Process {
     std::uint64_t incarnation = 0;
     pid_t pid = -1;
+    Fd adopted;                                // its pidfd; empty for a child
     std::optional<Clock::time_point> kill_at;  // after stop()
   };
-  Child* find(WorkerId worker, std::uint64_t incarnation);
+  static void signal(const Process& process, int number);
+  /// How it ended, or nullopt while it runs. Reaps a child.
+  static std::optional<std::string> ended(const Process& process);
+  Process* find(WorkerId worker, std::uint64_t incarnation);
 
   const Options options_;
-  std::map<WorkerId, Child> children_;  // not reaped yet
+  std::map<WorkerId, Process> processes_;  // not known to have ended yet
 };
+
+/// When the process began, or nullopt if there is none of this number.
+std::optional<std::uint64_t> process_start_time(std::int64_t pid);
 
 }  // namespace moiety::coordinator

@@ -4,17 +4,34 @@
 #include <charconv>
 #include <iostream>
 
+#include "coordinator/durable_json.h"
+
 namespace moiety::coordinator {
 
 namespace {
 
-Result<std::pair<std::string, std::filesystem::path>> parse_deploy(const std::string& text) {
+Result<DeployFlag> parse_deploy(const std::string& text) {
   const std::size_t equals = text.find('=');
-  if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
-    return fail(ErrorCode::kInvalidArgument,
-                "--deploy " + text + ": give NAME=FILE, a name and a subset file");
+  DeployFlag deploy;
+  if (equals != std::string::npos) {
+    deploy.name = text.substr(0, equals);
+    std::string file = text.substr(equals + 1);
+    static constexpr std::string_view kOnMissing = ",on_missing=";
+    if (const std::size_t at = file.rfind(kOnMissing); at != std::string::npos) {
+      auto policy = parse_missing_policy(file.substr(at + kOnMissing.size()));
+      if (!policy) return with_context("--deploy " + text, policy.error());
+      deploy.on_missing = *policy;
+      file.erase(at);
+    }
+    deploy.file = file;
   }
-  return std::pair(text.substr(0, equals), std::filesystem::path(text.substr(equals + 1)));
+  if (deploy.name.empty() || deploy.file.empty()) {
+    return fail(ErrorCode::kInvalidArgument,
+                "--deploy " + text +
+                    ": give NAME=FILE, a name and a subset file, and perhaps "
+                    ",on_missing=wait|mask|fail");
+  }
+  return deploy;
 }
 
 Result<void> parse_listen(const std::string& text, Options& options) {
@@ -32,6 +49,10 @@ Result<void> parse_listen(const std::string& text, Options& options) {
 
 }  // namespace
 
+bool is_loopback(std::string_view host) {
+  return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
+
 Result<std::optional<Options>> parse_options(int argc, const char* const* argv) {
   Options options;
   std::vector<std::string> deploy;
@@ -39,13 +60,16 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   std::string placement = "membership";
   std::string dtype = "bf16";
   std::string expert_dtype;
+  std::string fleet = "local";
+  std::string fabric = "ucx";
   CLI::App app(
-      "The coordinator of a Moiety cluster: starts and stops the workers of this machine, places "
-      "experts on them, "
-      "tells routers where they are, and serves the admin API.\n"
+      "The coordinator of a Moiety cluster: starts and stops the workers of this machine (or lets "
+      "in those that somebody else starts), places experts on them, tells routers where they are, "
+      "and serves the admin API.\n"
       "Peers show a shared secret: MOIETY_TOKEN or --token-file, else a random one that local "
-      "workers are given "
-      "and coordinator.json names. MOIETY_LOG sets the log level (debug, info, warning, error).",
+      "workers are given and coordinator.json names. What it decided survives in --state: started "
+      "again, it goes on with the deployments and the workers that it had. MOIETY_LOG sets the log "
+      "level (debug, info, warning, error).",
       "moiety-coordinator");
   app.add_option("-m,--model", options.model, "Checkpoint folder")->required();
   app.add_option("--served-model-name", options.served_name,
@@ -57,13 +81,46 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
                  "Experts of one layer that a worker may hold; routed experts / workers, rounded "
                  "up, unless given")
       ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--capacity-bytes", options.capacity_bytes,
+                 "Bytes of experts that a worker may hold, e.g. 24GiB; unless it says so itself")
+      ->transform(CLI::AsSizeValue(false));
+  app.add_option(
+         "--move-headroom", options.move_headroom,
+         "How far a worker may exceed its capacity while experts move or while it stands in "
+         "for a lost worker: 0.25 (the default) is a quarter. In a static fleet the default is "
+         "enough for the others to stand in for one lost worker")
+      ->check(CLI::Range(0.0, 100.0));
+  app.add_option("--replicas", options.replicas,
+                 "Workers that hold each expert, as far as there is room")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--fleet", fleet,
+                 "local: starts and stops the workers, on this machine. static: somebody else "
+                 "starts them, anywhere (mpirun included)")
+      ->check(CLI::IsMember({"local", "static"}))
+      ->capture_default_str();
+  app.add_option("--fabric", fabric,
+                 "What carries tokens between routers and workers; mpi needs --fleet static")
+      ->check(CLI::IsMember({"ucx", "mpi"}))
+      ->capture_default_str();
   app.add_option("--placement", placement,
                  "Where experts live: by membership (those that the same deployments keep "
-                 "together), id or round_robin")
-      ->check(CLI::IsMember({"membership", "id", "round_robin"}))
+                 "together), id, round_robin, eplb or eplb_hierarchical")
+      ->check(CLI::IsMember({"membership", "id", "round_robin", "eplb", "eplb_hierarchical"}))
       ->capture_default_str();
-  app.add_option("--deploy", deploy,
-                 "NAME=FILE: a deployment to begin with and its subset file; repeatable")
+  app.add_option("--eplb-groups", options.eplb_groups,
+                 "eplb_hierarchical: contiguous groups of experts that stay on one node")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  app.add_option("--eplb-nodes", options.eplb_nodes,
+                 "eplb_hierarchical: nodes, contiguous equal shares of the workers")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option(
+         "--deploy", deploy,
+         "NAME=FILE[,on_missing=wait|mask|fail]: a deployment to begin with, its subset "
+         "file, and what requests do while its experts are lost; repeatable. A cluster that "
+         "is taken up from --state keeps its own")
       ->type_name("NAME=FILE")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
@@ -107,8 +164,15 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
                "Leave a lost worker away until the next deploy or undeploy");
   app.add_option("--worker-binary", options.worker_binary,
                  "Program of a worker; moiety-worker beside this one unless given");
+  app.add_option("--worker-orphan-timeout-s", options.worker_orphan_timeout_s,
+                 "How long local workers go on without a coordinator; 0 = for ever")
+      ->check(CLI::Range(0, 86400 * 30))
+      ->capture_default_str();
   app.add_option("--run-dir", options.run_dir,
-                 "Folder for coordinator.json (addresses, token) and logs");
+                 "Folder for coordinator.json (addresses, token), state and logs");
+  app.add_option("--state", options.state,
+                 "File that keeps deployments, placement, epochs and operations; "
+                 "RUN_DIR/state.sqlite unless given, without a run dir nothing is kept");
   app.add_option("--log-dir", options.log_dir,
                  "Folder for worker-ID.log; --run-dir unless given, without both stderr");
   app.add_option("--token-file", options.token_file, "File that holds the shared secret");
@@ -129,6 +193,11 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
     options.deploy.push_back(std::move(parsed));
   }
   MOIETY_TRY(parse_listen(listen, options));
+  options.fleet = fleet == "static" ? FleetKind::kStatic : FleetKind::kLocal;
+  if (fabric == "mpi" && options.fleet != FleetKind::kStatic) {
+    return fail(ErrorCode::kInvalidArgument,
+                "--fabric mpi: mpirun starts the workers of an mpi world: give --fleet static");
+  }
   return std::optional<Options>(std::move(options));
 }
 

@@ -4,23 +4,42 @@
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <utility>
+#include <string_view>
 #include <vector>
 
 #include "common/dtype.h"
+#include "common/placement.h"
 #include "common/result.h"
 #include "planner/place.h"
 
 namespace moiety::coordinator {
+
+/// Who starts the workers: this process, on this machine; or somebody else, anywhere.
+enum class FleetKind : std::uint8_t { kLocal, kStatic };
+
+/// --deploy NAME=FILE[,on_missing=POLICY]
+struct DeployFlag {
+  std::string name;
+  std::filesystem::path file;
+  MissingPolicy on_missing = MissingPolicy::kWait;
+};
 
 /// The command line of moiety-coordinator. Empty and 0 mean "work it out" where said so.
 struct Options {
   std::filesystem::path model;
   std::string served_name;  ///< empty: the model folder's name
   std::uint32_t workers = 4;
-  std::int32_t capacity = 0;  ///< 0: ceil(routed experts of the widest layer / workers)
+  FleetKind fleet = FleetKind::kLocal;
+  std::int32_t capacity = 0;         ///< 0: ceil(routed experts of the widest layer / workers)
+  std::uint64_t capacity_bytes = 0;  ///< of a worker; 0: no limit in bytes
+  /// Share of the capacity that a move may exceed it by. Absent: a quarter, and in a static fleet
+  /// enough for the others to stand in for one lost worker, since nobody can start it again.
+  std::optional<double> move_headroom;
+  std::int32_t replicas = 1;
+  std::int32_t eplb_groups = 1;
+  std::int32_t eplb_nodes = 1;
   planner::PlacementPolicy placement = planner::PlacementPolicy::kMembership;
-  std::vector<std::pair<std::string, std::filesystem::path>> deploy;  ///< name, subset file
+  std::vector<DeployFlag> deploy;
   bool full = true;
   std::string listen_host = "127.0.0.1";
   std::uint16_t listen_port = 0;  ///< 0: a free one
@@ -35,11 +54,16 @@ struct Options {
   std::string kernels = "auto";
   std::uint32_t threads_per_worker = 0;  ///< 0: cores / workers, at least 1
   bool restart_workers = true;
-  std::filesystem::path worker_binary;  ///< empty: moiety-worker beside this program
-  std::filesystem::path run_dir;        ///< empty: write no coordinator.json
-  std::filesystem::path log_dir;        ///< empty: run_dir, or our own stderr without one
-  std::filesystem::path token_file;     ///< empty: MOIETY_TOKEN, or a random one
+  std::filesystem::path worker_binary;         ///< empty: moiety-worker beside this program
+  std::uint32_t worker_orphan_timeout_s = 60;  ///< local workers without a coordinator; 0: for ever
+  std::filesystem::path run_dir;               ///< empty: write no coordinator.json
+  std::filesystem::path state;  ///< empty: RUN_DIR/state.sqlite; without a run dir nothing is kept
+  std::filesystem::path log_dir;     ///< empty: run_dir, or our own stderr without one
+  std::filesystem::path token_file;  ///< empty: MOIETY_TOKEN, or a random one
 };
+
+/// Whether peers of other machines cannot reach this address: 127.x.y.z, ::1, localhost.
+bool is_loopback(std::string_view host);
 
 /// Reads the command line. nullopt: help was asked for and printed. kInvalidArgument names the
 /// flag.

@@ -37,7 +37,8 @@ planner::ModelShape model_shape(const Checkpoint& checkpoint, DType dtype) {
   return shape;
 }
 
-Result<std::string> find_token(const std::filesystem::path& file) {
+/// The secret that was given; "" when none was.
+Result<std::string> given_token(const std::filesystem::path& file) {
   if (!file.empty()) {
     MOIETY_ASSIGN(std::string token, read_file(file, 4096));
     while (!token.empty() && (token.back() == '\n' || token.back() == '\r')) token.pop_back();
@@ -46,8 +47,50 @@ Result<std::string> find_token(const std::filesystem::path& file) {
     return token;
   }
   const char* given = std::getenv("MOIETY_TOKEN");
-  if (given != nullptr && *given != '\0') return std::string(given);
-  return random_hex(8);
+  return std::string(given == nullptr ? "" : given);
+}
+
+/// Whoever is on another host can send us anything: there the secret must be one that was agreed
+/// on.
+Result<void> check_reachable_by_friends_only(const Options& options, const std::string& token) {
+  if (!token.empty()) return {};
+  for (const auto& [flag, host] :
+       {std::pair("--listen", options.listen_host), {"--admin-host", options.admin_host}}) {
+    if (is_loopback(host)) continue;
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("{} {}: other hosts can connect there, so the cluster needs a secret "
+                            "that you choose: set MOIETY_TOKEN or give --token-file FILE, the same "
+                            "for every process",
+                            flag, host));
+  }
+  return {};
+}
+
+double default_headroom(const Options& options) {
+  if (options.move_headroom) return *options.move_headroom;
+  constexpr double kQuarter = 0.25;
+  if (options.fleet == FleetKind::kLocal || options.workers < 2) return kQuarter;
+  // A little more than its share: experts are whole.
+  return std::max(kQuarter, 1.1 / (options.workers - 1));
+}
+
+/// Opens the state file and takes from it what makes us the coordinator that was there before.
+Result<void> open_store(const Options& options, const std::string& token, Setup& setup) {
+  ClusterConfig& cluster = setup.cluster;
+  std::filesystem::path file = options.state;
+  if (file.empty() && !options.run_dir.empty()) file = options.run_dir / "state.sqlite";
+  cluster.token = token;
+  if (!file.empty()) {
+    MOIETY_ASSIGN(Store store, Store::open(file, cluster.model.fingerprint));
+    if (store.restored()) {
+      if (auto fits = ClusterState::check_restorable(cluster, *store.restored()); !fits)
+        return with_context(file.string(), fits.error());
+    }
+    if (cluster.token.empty()) cluster.token = store.identity().token;
+    setup.store.emplace(std::move(store));
+  }
+  if (cluster.token.empty()) cluster.token = random_hex(8);
+  return {};
 }
 
 Result<std::string> find_worker_binary(const std::filesystem::path& given) {
@@ -67,11 +110,12 @@ Result<std::vector<Deployment>> first_deployments(const Options& options,
                                                   const AdminContext& context) {
   std::vector<Deployment> first;
   if (options.full) first.push_back(full_model(context.model));
-  for (const auto& [name, file] : options.deploy) {
+  for (const auto& [name, file, on_missing] : options.deploy) {
     MOIETY_ASSIGN(const std::string text, read_file(file));
     auto deployment = make_deployment(name, text, context);
     if (!deployment)
       return with_context("--deploy " + name + "=" + file.string(), deployment.error());
+    deployment->on_missing = on_missing;
     const bool taken = std::any_of(first.begin(), first.end(),
                                    [&](const Deployment& each) { return each.name == name; });
     if (taken)
@@ -99,11 +143,21 @@ Result<Setup> prepare(const Options& options) {
   cluster.served_name =
       options.served_name.empty() ? setup.model.filename().string() : options.served_name;
   cluster.coordinator_instance = random_hex(2);
-  MOIETY_ASSIGN(cluster.token, find_token(options.token_file));
+  MOIETY_ASSIGN(const std::string token, given_token(options.token_file));
+  MOIETY_TRY(check_reachable_by_friends_only(options, token));
   cluster.max_workers = options.workers;
+  cluster.static_fleet = options.fleet == FleetKind::kStatic;
+  cluster.replicas = options.replicas;
+  cluster.capacity_bytes = options.capacity_bytes;
+  cluster.move_headroom = default_headroom(options);
+  cluster.eplb_groups = options.eplb_groups;
+  cluster.eplb_nodes = options.eplb_nodes;
+  // Just enough for the full model and its copies; where bytes are given they alone count.
   const auto workers = static_cast<std::int32_t>(options.workers);
-  cluster.capacity_per_layer =
-      options.capacity > 0 ? options.capacity : (max_routed + workers - 1) / workers;
+  const std::int32_t copies = max_routed * std::min(options.replicas, workers);
+  cluster.capacity_per_layer = options.capacity > 0         ? options.capacity
+                               : options.capacity_bytes > 0 ? 0
+                                                            : (copies + workers - 1) / workers;
   cluster.policy = options.placement;
   cluster.restart_workers = options.restart_workers;
   cluster.lease_ttl = std::chrono::milliseconds(options.lease_ttl_ms);
@@ -116,7 +170,10 @@ Result<Setup> prepare(const Options& options) {
                                      .count());
 
   MOIETY_ASSIGN(setup.first, first_deployments(options, {cluster.served_name, cluster.model}));
-  MOIETY_ASSIGN(setup.worker_binary, find_worker_binary(options.worker_binary));
+  if (options.fleet == FleetKind::kLocal) {
+    MOIETY_ASSIGN(setup.worker_binary, find_worker_binary(options.worker_binary));
+  }
+  MOIETY_TRY(open_store(options, token, setup));
   if (!options.log_dir.empty()) {
     std::error_code error;
     std::filesystem::create_directories(options.log_dir, error);
@@ -147,7 +204,9 @@ LocalFleet::Options local_workers(const Options& options,
                                           "--expert-dtype",
                                           std::string(dtype_flag(options.expert_dtype)),
                                           "--kernels",
-                                          options.kernels};
+                                          options.kernels,
+                                          "--orphan-timeout",
+                                          std::to_string(options.worker_orphan_timeout_s)};
   fleet.command = [fixed](WorkerId worker, std::uint64_t incarnation) {
     std::vector<std::string> command = fixed;
     command.insert(command.end(), {"--id", std::to_string(worker.value), "--incarnation",

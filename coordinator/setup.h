@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "coordinator/local_fleet.h"
 #include "coordinator/options.h"
 #include "coordinator/state.h"
+#include "coordinator/store.h"
 
 namespace moiety::coordinator {
 
@@ -18,10 +20,12 @@ struct Setup {
   std::string worker_binary;
   std::filesystem::path model;  ///< absolute
   std::uint32_t threads_per_worker = 1;
+  std::optional<Store> store;  ///< --state, with what was found in it
 };
 
-/// Opens the checkpoint, reads and checks the subset files, settles defaults and the token.
-/// kInvalidArgument and kNotFound say which flag or file.
+/// Opens the checkpoint and the state file, reads and checks the subset files, settles defaults and
+/// the token (given, else the one of the state file, else a random one). kInvalidArgument and
+/// kNotFound say which flag or file; Store::open has further errors.
 Result<Setup> prepare(const Options& options);
 
 /// Command line and environment of the local workers, which connect to `control_address`.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "coordinator/state.h"
@@ -10,6 +11,12 @@ namespace moiety::coordinator {
 
 using std::chrono::duration_cast;
 using std::chrono::milliseconds;
+
+namespace {
+
+constexpr std::size_t kOperationsShown = 20;
+
+}  // namespace
 
 std::string_view worker_state_name(WorkerState state) {
   switch (state) {
@@ -23,6 +30,28 @@ std::string_view worker_state_name(WorkerState state) {
       return "lost";
     case WorkerState::kStopping:
       return "stopping";
+    case WorkerState::kIdle:
+      return "idle";
+    case WorkerState::kAbsent:
+      return "absent";
+  }
+  return "";
+}
+
+std::string_view operation_kind_name(OperationKind kind) {
+  switch (kind) {
+    case OperationKind::kStart:
+      return "start";
+    case OperationKind::kDeploy:
+      return "deploy";
+    case OperationKind::kUndeploy:
+      return "undeploy";
+    case OperationKind::kDrain:
+      return "drain";
+    case OperationKind::kUndrain:
+      return "undrain";
+    case OperationKind::kRebalance:
+      return "rebalance";
   }
   return "";
 }
@@ -41,29 +70,34 @@ std::string_view operation_state_name(OperationState state) {
   return "";
 }
 
-OperationStatus ClusterState::describe(const Operation& operation, OperationState state) const {
+OperationStatus ClusterState::describe(const DurableOperation& operation) const {
   OperationStatus status;
   status.id = operation.id;
-  status.kind = operation.kind == Kind::kStart    ? "start"
-                : operation.kind == Kind::kDeploy ? "deploy"
-                                                  : "undeploy";
+  status.kind = operation.kind;
   status.name = operation.name;
-  status.state = state;
+  status.worker = operation.worker;
+  status.state = operation.state;
+  status.error = operation.error;
+  status.epoch = operation.epoch;
+  status.cost = operation.cost;
   return status;
 }
 
-std::optional<OperationStatus> ClusterState::operation(OperationId id) const {
+std::optional<OperationStatus> ClusterState::operation(const OperationId& id) const {
   if (change_ && change_->operation.id == id) {
-    OperationStatus status = describe(change_->operation, OperationState::kRunning);
+    OperationStatus status = describe(change_->operation);
+    status.state = OperationState::kRunning;
     status.waiting_for = waiting_for();
     status.cost = change_->cost;
+    status.num_steps = change_->num_steps;
+    status.step = change_->num_steps - change_->rest.size();
     return status;
   }
   for (const Operation& each : queue_) {
-    if (each.id == id) return describe(each, OperationState::kQueued);
+    if (each.id == id) return describe(each);
   }
-  for (const OperationStatus& each : ended_) {
-    if (each.id == id) return each;
+  for (const DurableOperation& each : ended_) {
+    if (each.id == id) return describe(each);
   }
   return std::nullopt;
 }
@@ -75,21 +109,31 @@ WorkerStatus ClusterState::describe_worker(WorkerId id) const {
   switch (each.process) {
     case Worker::Process::kNone:
     case Worker::Process::kKilled:
-      status.state = WorkerState::kLost;
+      status.state = each.lost || current_.placement.workers().contains(id) ? WorkerState::kLost
+                                                                            : WorkerState::kAbsent;
       break;
     case Worker::Process::kStopping:
       status.state = WorkerState::kStopping;
       break;
     case Worker::Process::kRunning:
-      status.state = !each.connection                        ? WorkerState::kStarting
-                     : each.loading || each.resident.empty() ? WorkerState::kLoading
-                                                             : WorkerState::kServing;
+      status.state = each.expected                               ? WorkerState::kServing
+                     : !each.connection                          ? WorkerState::kStarting
+                     : each.loading                              ? WorkerState::kLoading
+                     : !each.resident.empty()                    ? WorkerState::kServing
+                     : each.load_again_at != Clock::time_point{} ? WorkerState::kLoading
+                                                                 : WorkerState::kIdle;
       break;
   }
   status.incarnation = each.incarnation;
-  status.pid = each.hello.pid;
+  status.pid = each.hello.pid != 0 ? each.hello.pid : each.identity.pid;
   status.http_address = each.hello.http_address;
   status.experts = each.resident.size();
+  status.bytes = bytes_of(each.resident);
+  status.capacity_bytes = capacity_of(id);
+  status.stands_in_for = static_cast<std::uint64_t>(
+      std::count_if(published_stand_ins_.begin(), published_stand_ins_.end(),
+                    [id](const auto& entry) { return entry.second == id; }));
+  status.drained = each.retired;
   status.stats = each.stats;
   if (each.connection) status.lease_age = duration_cast<milliseconds>(now_ - each.last_heard);
   status.losses = each.losses;
@@ -104,6 +148,7 @@ DeploymentStatus ClusterState::describe_deployment(const Deployment& deployment,
   status.served_as = display_name(deployment.name);
   status.state = pending ? "pending" : deployment.draining ? "draining" : "active";
   status.full = deployment.kept.full;
+  status.on_missing = deployment.on_missing;
   bool first = true;
   for (std::size_t layer = 0; layer < deployment.kept.layers.size(); ++layer) {
     if (config_.model.layers[layer].num_routed == 0) continue;
@@ -113,8 +158,10 @@ DeploymentStatus ClusterState::describe_deployment(const Deployment& deployment,
     status.bytes += config_.model.layers[layer].expert_bytes * static_cast<std::uint64_t>(kept);
     first = false;
   }
-  status.workers = planner::workers_of(pending ? change_->target.placement : current_.placement,
-                                       deployment.kept);
+  const Placement& placed = pending && !change_->rest.empty() ? change_->rest.back().placement
+                            : pending                         ? change_->target.placement
+                                                              : current_.placement;
+  status.workers = planner::workers_of(placed, deployment.kept);
   if (!pending && published() != nullptr) {
     for (WorkerId id : status.workers) {
       const auto& present = published()->workers;
@@ -135,6 +182,10 @@ std::vector<GroupStatus> ClusterState::describe_groups() const {
   std::map<std::vector<std::int32_t>, GroupStatus> by_members;
   std::map<std::vector<std::int32_t>, std::set<WorkerId>> workers;
   const auto layers = planner::group_experts(config_.model, current_.deployments);
+  double total_load = 0;
+  for (const auto& layer : config_.load) {
+    total_load = std::accumulate(layer.begin(), layer.end(), total_load);
+  }
   for (std::size_t layer = 0; layer < layers.size(); ++layer) {
     for (const planner::ExpertGroup& group : layers[layer]) {
       GroupStatus& status = by_members[group.members];
@@ -142,6 +193,9 @@ std::vector<GroupStatus> ClusterState::describe_groups() const {
       status.bytes += config_.model.layers[layer].expert_bytes * group.experts.size();
       for (std::int32_t expert : group.experts) {
         const auto& owners = current_.placement.owners[layer][static_cast<std::size_t>(expert)];
+        status.copies += owners.size();
+        if (total_load > 0)
+          status.load += config_.load[layer][static_cast<std::size_t>(expert)] / total_load;
         workers[group.members].insert(owners.begin(), owners.end());
       }
     }
@@ -158,6 +212,23 @@ std::vector<GroupStatus> ClusterState::describe_groups() const {
   return groups;
 }
 
+/// Needed experts and copies of them that no serving worker has, by the published view.
+void ClusterState::count_missing(ClusterStatus& status) const {
+  if (published() == nullptr) return;
+  std::set<WorkerId> present;
+  for (const WorkerEndpoint& each : published()->workers) present.insert(each.id);
+  for (const auto& layer : published()->placement.owners) {
+    for (const auto& owners : layer) {
+      if (owners.empty()) continue;
+      const auto serving = std::count_if(owners.begin(), owners.end(),
+                                         [&](WorkerId id) { return present.contains(id); });
+      status.experts_missing += serving == 0 ? 1 : 0;
+      status.replicas_missing += static_cast<std::uint64_t>(std::max<std::int64_t>(
+          0, std::int64_t{config_.replicas} - std::max<std::int64_t>(1, serving)));
+    }
+  }
+}
+
 ClusterStatus ClusterState::status(Clock::time_point now) const {
   ClusterStatus status;
   status.served_name = config_.served_name;
@@ -166,12 +237,16 @@ ClusterStatus ClusterState::status(Clock::time_point now) const {
   status.policy = config_.policy;
   status.capacity_per_layer = config_.capacity_per_layer;
   status.max_workers = config_.max_workers;
+  status.static_fleet = config_.static_fleet;
+  status.move_headroom = config_.move_headroom;
+  status.replicas = config_.replicas;
   if (published() != nullptr) status.epoch = published()->placement.epoch;
 
   const std::set<WorkerId> placed = current_.placement.workers();
   for (std::uint32_t index = 0; index < workers_.size(); ++index) {
     const Worker& each = workers_[index];
-    if (each.process == Worker::Process::kNone && !each.lost && !placed.contains(WorkerId{index}))
+    if (each.process == Worker::Process::kNone && !each.lost && !each.retired &&
+        !placed.contains(WorkerId{index}))
       continue;
     WorkerStatus described = describe_worker(WorkerId{index});
     if (each.connection) described.lease_age = duration_cast<milliseconds>(now - each.last_heard);
@@ -186,7 +261,7 @@ ClusterStatus ClusterState::status(Clock::time_point now) const {
   for (const Deployment& each : current_.deployments) {
     status.deployments.push_back(describe_deployment(each, /*pending=*/false));
   }
-  if (change_ && change_->phase == Phase::kLoading) {
+  if (change_ && (change_->phase == Phase::kLoading || change_->phase == Phase::kGathering)) {
     for (const Deployment& each : change_->operation.deployments) {
       status.deployments.push_back(describe_deployment(each, /*pending=*/true));
     }
@@ -208,13 +283,30 @@ ClusterStatus ClusterState::status(Clock::time_point now) const {
       status.lost.push_back(std::move(lost));
     }
   }
-  status.ready = published() != nullptr && status.lost.empty() && !shutting_down_;
+  count_missing(status);
+  status.ready = published() != nullptr && status.experts_missing == 0 && !shutting_down_;
+  for (const EpochView& view : history_) {
+    EpochStatus epoch{view.placement.epoch, {}, {}};
+    for (const WorkerEndpoint& each : view.workers) epoch.workers.push_back(each.id);
+    for (const auto& [id, router] : routers_) {
+      if (router.active == epoch.epoch) epoch.routers.push_back(id);
+    }
+    status.epochs.push_back(std::move(epoch));
+  }
 
   for (const auto& [id, router] : routers_) {
     status.routers.push_back({id, router.hello.http_address, router.hello.pid, router.active,
                               router.stats, router.connection.has_value()});
   }
-  if (change_) status.operation = operation(change_->operation.id);
+  if (change_) {
+    status.operation = operation(change_->operation.id);
+    status.operations.push_back(*status.operation);
+  }
+  for (const Operation& each : queue_) status.operations.push_back(describe(each));
+  for (auto each = ended_.rbegin(); each != ended_.rend(); ++each) {
+    if (status.operations.size() >= kOperationsShown) break;
+    status.operations.push_back(describe(*each));
+  }
   status.queued_operations = queue_.size();
   for (const auto& layer : config_.model.layers) {
     status.routed_experts += static_cast<std::uint64_t>(layer.num_routed);

@@ -15,18 +15,31 @@
 /// A picture of the cluster at one moment, for the admin API and /metrics.
 namespace moiety::coordinator {
 
-enum class WorkerState : std::uint8_t { kStarting, kLoading, kServing, kLost, kStopping };
+/// kIdle: it runs, and no deployment needs it. kAbsent: an id that nobody needs and has (shown only
+/// when it is drained).
+enum class WorkerState : std::uint8_t {
+  kStarting,
+  kLoading,
+  kServing,
+  kLost,
+  kStopping,
+  kIdle,
+  kAbsent,
+};
 std::string_view worker_state_name(WorkerState state);
 
-enum class OperationState : std::uint8_t { kQueued, kRunning, kSucceeded, kFailed };
+std::string_view operation_kind_name(OperationKind kind);
 std::string_view operation_state_name(OperationState state);
 
 struct OperationStatus {
   OperationId id;
-  std::string kind;  ///< "start", "deploy", "undeploy"
-  std::string name;  ///< of the deployment; "" for the full model and for a start
+  OperationKind kind = OperationKind::kStart;
+  std::string name;                ///< deploy, undeploy: of the deployment, "" for the full model
+  std::optional<WorkerId> worker;  ///< drain, undrain
   OperationState state = OperationState::kQueued;
-  std::string waiting_for;     ///< while it runs: what the next step needs
+  std::string waiting_for;  ///< while it runs: what the next step needs
+  std::uint64_t step = 0;   ///< while it runs: of num_steps, from 1; 0: not planned yet
+  std::uint64_t num_steps = 0;
   std::optional<Error> error;  ///< when it failed
   Epoch epoch;                 ///< that it published; 0: none yet
   planner::MoveCost cost;
@@ -37,10 +50,14 @@ struct WorkerStatus {
   WorkerId id;
   WorkerState state = WorkerState::kStarting;
   std::uint64_t incarnation = 0;
-  std::int64_t pid = 0;       ///< as the worker says; 0 before it connected
-  std::string http_address;   ///< may be empty
-  std::uint64_t experts = 0;  ///< that it confirmed to hold
-  proto::WorkerStats stats;   ///< of its last heartbeat
+  std::int64_t pid = 0;              ///< as the worker says; 0 before it connected
+  std::string http_address;          ///< may be empty
+  std::uint64_t experts = 0;         ///< that it confirmed to hold
+  std::uint64_t bytes = 0;           ///< of those
+  std::uint64_t capacity_bytes = 0;  ///< 0: no limit in bytes
+  std::uint64_t stands_in_for = 0;   ///< experts of lost workers among those
+  bool drained = false;              ///< not used until undrain
+  proto::WorkerStats stats;          ///< of its last heartbeat
   std::optional<std::chrono::milliseconds> lease_age;  ///< since its last message
   std::uint64_t losses = 0;                            ///< under this id
   std::string last_loss;                               ///< why, the last time; "" if never
@@ -51,6 +68,7 @@ struct DeploymentStatus {
   std::string served_as;
   std::string state;  ///< "pending", "active", "draining"
   bool full = false;
+  MissingPolicy on_missing = MissingPolicy::kWait;
   std::int32_t kept_min = 0;  ///< routed experts per MoE layer
   std::int32_t kept_max = 0;
   std::vector<WorkerId> workers;
@@ -68,11 +86,20 @@ struct RouterStatus {
   bool connected = true;
 };
 
+/// An epoch that some router may use.
+struct EpochStatus {
+  Epoch epoch;
+  std::vector<WorkerId> workers;
+  std::vector<RouterId> routers;  ///< whose steps use it, as they confirmed last
+};
+
 /// Experts that the same deployments keep, all layers together.
 struct GroupStatus {
   std::vector<std::string> members;  ///< served names; empty = cold
   std::uint64_t experts = 0;
   std::uint64_t bytes = 0;
+  std::uint64_t copies = 0;  ///< on workers, as placed
+  double load = 0;           ///< share of the given load; 0 when none was given
   std::vector<WorkerId> workers;
 };
 
@@ -86,18 +113,26 @@ struct LostWorker {
 struct ClusterStatus {
   std::string served_name;
   std::string fingerprint;
-  bool ready = false;  ///< an epoch is published and none of its workers is lost
+  /// An epoch is published and each expert of it is on a worker that serves.
+  bool ready = false;
   bool shutting_down = false;
   Epoch epoch;
   planner::PlacementPolicy policy = planner::PlacementPolicy::kMembership;
   std::int32_t capacity_per_layer = 0;
   std::uint32_t max_workers = 0;
+  bool static_fleet = false;
+  double move_headroom = 0;
+  std::int32_t replicas = 1;
+  std::uint64_t replicas_missing = 0;  ///< copies that there is no room or no worker for now
+  std::uint64_t experts_missing = 0;   ///< needed, and on no worker that serves
+  std::vector<EpochStatus> epochs;     ///< in use, oldest first; the last is published
   std::vector<WorkerStatus> workers;
   std::vector<DeploymentStatus> deployments;
   std::vector<RouterStatus> routers;
   std::vector<GroupStatus> groups;
   std::vector<LostWorker> lost;
   std::optional<OperationStatus> operation;  ///< the one that runs
+  std::vector<OperationStatus> operations;   ///< that one, those that wait, then the latest ended
   std::uint64_t queued_operations = 0;
   // The fleet, as the workers' heartbeats say.
   std::uint64_t workers_running = 0;

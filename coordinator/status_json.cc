@@ -1,6 +1,9 @@
 #include "coordinator/status_json.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
+
+#include "coordinator/durable_json.h"
 
 namespace moiety::coordinator {
 
@@ -28,6 +31,10 @@ json::object worker(const WorkerStatus& each) {
                       {"pid", each.pid},
                       {"incarnation", each.incarnation},
                       {"experts", each.experts},
+                      {"bytes", each.bytes},
+                      {"capacity_bytes", nullptr},
+                      {"stands_in_for", each.stands_in_for},
+                      {"drained", each.drained},
                       {"experts_resident", each.stats.experts_resident},
                       {"bytes_resident", each.stats.bytes_resident},
                       {"bytes_read", each.stats.bytes_read},
@@ -37,6 +44,7 @@ json::object worker(const WorkerStatus& each) {
                       {"lease_age_ms", nullptr},
                       {"losses", each.losses},
                       {"last_loss", nullptr}};
+  if (each.capacity_bytes != 0) object["capacity_bytes"] = each.capacity_bytes;
   if (each.lease_age) object["lease_age_ms"] = each.lease_age->count();
   if (!each.last_loss.empty()) object["last_loss"] = text(each.last_loss);
   return object;
@@ -47,6 +55,7 @@ json::object deployment(const DeploymentStatus& each) {
           {"served_as", text(each.served_as)},
           {"state", text(each.state)},
           {"full", each.full},
+          {"on_missing", text(missing_policy_name(each.on_missing))},
           {"experts_per_layer", {{"min", each.kept_min}, {"max", each.kept_max}}},
           {"workers", ids(each.workers)},
           {"lost_workers", ids(each.lost_workers)},
@@ -61,19 +70,27 @@ json::array deployments(const ClusterStatus& status) {
 }
 
 json::object operation(const OperationStatus& each, const std::string& served_name) {
-  json::object object{{"operation_id", each.id.value},
-                      {"kind", text(each.kind)},
-                      {"name", text(each.name)},
+  json::object object{{"operation_id", text(each.id.value)},
+                      {"kind", text(operation_kind_name(each.kind))},
+                      {"name", nullptr},
                       {"served_as", nullptr},
+                      {"worker", nullptr},
                       {"state", text(operation_state_name(each.state))},
                       {"waiting_for", nullptr},
+                      {"step", each.step},
+                      {"num_steps", each.num_steps},
                       {"error", nullptr},
+                      {"rolled_back", each.state == OperationState::kFailed},
                       {"epoch", nullptr},
                       {"experts_loaded", each.cost.experts_loaded},
                       {"bytes_loaded", each.cost.bytes_loaded},
                       {"experts_dropped", each.cost.experts_dropped},
                       {"bytes_dropped", each.cost.bytes_dropped}};
-  if (each.kind != "start") object["served_as"] = text(served_as(served_name, each.name));
+  if (each.kind == OperationKind::kDeploy || each.kind == OperationKind::kUndeploy) {
+    object["name"] = text(each.name);
+    object["served_as"] = text(served_as(served_name, each.name));
+  }
+  if (each.worker) object["worker"] = each.worker->value;
   if (!each.waiting_for.empty()) object["waiting_for"] = text(each.waiting_for);
   if (each.epoch.value != 0) object["epoch"] = each.epoch.value;
   if (each.error) {
@@ -83,9 +100,32 @@ json::object operation(const OperationStatus& each, const std::string& served_na
   return object;
 }
 
+json::object decision(const Decision& each) {
+  return {{"number", each.number},
+          {"time", text(each.time)},
+          {"level", text(level_name(each.level))},
+          {"text", text(each.text)}};
+}
+
 }  // namespace
 
-std::string status_json(const ClusterStatus& status, const std::deque<Decision>& decisions) {
+std::string_view level_name(LogLevel level) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarning:
+      return "warning";
+    case LogLevel::kError:
+      return "error";
+  }
+  return "";
+}
+
+std::string status_json(const ClusterStatus& status,
+                        const RuntimeStatus& runtime,
+                        const std::deque<Decision>& decisions) {
   json::object object{{"model", text(status.served_name)},
                       {"fingerprint", text(status.fingerprint)},
                       {"ready", status.ready},
@@ -93,7 +133,21 @@ std::string status_json(const ClusterStatus& status, const std::deque<Decision>&
                       {"epoch", status.epoch.value},
                       {"policy", text(planner::policy_name(status.policy))},
                       {"capacity_per_layer", status.capacity_per_layer},
-                      {"max_workers", status.max_workers}};
+                      {"max_workers", status.max_workers},
+                      {"static_fleet", status.static_fleet},
+                      {"move_headroom", status.move_headroom},
+                      {"replicas", status.replicas},
+                      {"replicas_missing", status.replicas_missing},
+                      {"experts_missing", status.experts_missing}};
+  json::array epochs;
+  for (const EpochStatus& each : status.epochs) {
+    json::array routers;
+    for (RouterId id : each.routers) routers.push_back(id.value);
+    epochs.push_back({{"epoch", each.epoch.value},
+                      {"workers", ids(each.workers)},
+                      {"routers", std::move(routers)}});
+  }
+  object["epochs"] = std::move(epochs);
   json::array workers;
   for (const WorkerStatus& each : status.workers) workers.push_back(worker(each));
   object["workers"] = std::move(workers);
@@ -107,6 +161,7 @@ std::string status_json(const ClusterStatus& status, const std::deque<Decision>&
                        {"epoch", each.epoch.value},
                        {"running", each.stats.running},
                        {"waiting", each.stats.waiting},
+                       {"parked", each.stats.parked},
                        {"requests_total", each.stats.requests_total},
                        {"prompt_tokens_total", each.stats.prompt_tokens_total},
                        {"generation_tokens_total", each.stats.generation_tokens_total}});
@@ -117,6 +172,8 @@ std::string status_json(const ClusterStatus& status, const std::deque<Decision>&
     groups.push_back({{"deployments", names(each.members)},
                       {"experts", each.experts},
                       {"bytes", each.bytes},
+                      {"copies", each.copies},
+                      {"load", each.load},
                       {"workers", ids(each.workers)}});
   }
   object["groups"] = std::move(groups);
@@ -139,9 +196,16 @@ std::string status_json(const ClusterStatus& status, const std::deque<Decision>&
   object["counters"] = {{"epoch_changes", status.epoch_changes},
                         {"worker_losses", status.worker_losses},
                         {"worker_restarts", status.worker_restarts}};
+  object["state_file"] = nullptr;
+  if (!runtime.state_file.empty()) object["state_file"] = text(runtime.state_file);
+  object["restored"] = runtime.restored;
+  object["blocked"] = nullptr;
+  if (runtime.blocked) object["blocked"] = text(runtime.blocked->message);
+  constexpr std::size_t kLatest = 20;
   json::array lines;
-  for (const Decision& each : decisions)
-    lines.push_back({{"time", text(each.time)}, {"text", text(each.text)}});
+  for (std::size_t i = decisions.size() - std::min(decisions.size(), kLatest); i < decisions.size();
+       ++i)
+    lines.push_back(decision(decisions[i]));
   object["decisions"] = std::move(lines);
   return json::serialize(object);
 }
@@ -155,8 +219,42 @@ std::string operation_json(const OperationStatus& each, const std::string& serve
   return json::serialize(operation(each, served_name));
 }
 
-std::string accepted_json(OperationId id) {
-  return json::serialize(json::object{{"operation_id", id.value}});
+std::string operations_json(const ClusterStatus& status) {
+  json::array all;
+  for (const OperationStatus& each : status.operations)
+    all.push_back(operation(each, status.served_name));
+  return json::serialize(json::object{{"operations", std::move(all)}});
+}
+
+std::string placement_json(const EpochView* view) {
+  if (view == nullptr) return R"({"epoch":null,"workers":[],"layers":[]})";
+  json::array workers;
+  for (const WorkerEndpoint& each : view->workers) {
+    workers.push_back({{"id", each.id.value},
+                       {"incarnation", each.incarnation},
+                       {"experts", view->placement.experts_of(each.id).size()}});
+  }
+  json::array layers;
+  for (const auto& layer : view->placement.owners) {
+    json::array experts;
+    for (const auto& owners : layer) experts.push_back(ids(owners));
+    layers.push_back(std::move(experts));
+  }
+  return json::serialize(json::object{{"epoch", view->placement.epoch.value},
+                                      {"workers", std::move(workers)},
+                                      {"layers", std::move(layers)}});
+}
+
+std::string decisions_json(const std::deque<Decision>& decisions, std::uint64_t after) {
+  json::array lines;
+  for (const Decision& each : decisions) {
+    if (each.number > after) lines.push_back(decision(each));
+  }
+  return json::serialize(json::object{{"decisions", std::move(lines)}});
+}
+
+std::string accepted_json(const OperationId& id) {
+  return json::serialize(json::object{{"operation_id", text(id.value)}});
 }
 
 }  // namespace moiety::coordinator

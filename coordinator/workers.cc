@@ -10,9 +10,9 @@ namespace moiety::coordinator {
 
 namespace {
 
-/// A worker that served this long before it ended is restarted without a longer wait than the
-/// first.
-constexpr std::chrono::seconds kHealthyAfter{10};
+/// A worker that served this long before it ended is started again at once; one that ends sooner
+/// waits, each time longer.
+constexpr std::chrono::seconds kHealthyAfter{2};
 /// A change gives up when a worker ends this often in a row before it is ready.
 constexpr int kMaxFailures = 5;
 
@@ -20,14 +20,11 @@ bool includes(const std::vector<ExpertId>& all, const std::vector<ExpertId>& som
   return std::includes(all.begin(), all.end(), some.begin(), some.end());
 }
 
-void add_owned(const Placement& placement, std::vector<std::vector<ExpertId>>& per_worker) {
-  for (std::size_t layer = 0; layer < placement.owners.size(); ++layer) {
-    for (std::size_t expert = 0; expert < placement.owners[layer].size(); ++expert) {
-      for (WorkerId owner : placement.owners[layer][expert]) {
-        per_worker[owner.value].push_back(
-            {static_cast<std::int32_t>(layer), static_cast<std::int32_t>(expert)});
-      }
-    }
+/// Sorted and without duplicates only after all was added.
+void add(const std::vector<std::vector<ExpertId>>& placed,
+         std::vector<std::vector<ExpertId>>& needed) {
+  for (std::size_t index = 0; index < placed.size(); ++index) {
+    needed[index].insert(needed[index].end(), placed[index].begin(), placed[index].end());
   }
 }
 
@@ -38,20 +35,11 @@ void ClusterState::reconcile() {
   if (shutting_down_) {
     advance_shutdown();
   } else {
+    choose_stand_ins();
     advance_change();
     supervise_workers();
   }
   refresh_view();
-}
-
-void ClusterState::prune_history() {
-  if (history_.empty()) return;
-  Epoch oldest = history_.back().placement.epoch;
-  for (const auto& [id, router] : routers_) {
-    if (router.oldest.value != 0) oldest = std::min(oldest, router.oldest);
-  }
-  std::erase_if(history_,
-                [oldest](const EpochView& view) { return view.placement.epoch < oldest; });
 }
 
 std::vector<ClusterState::Experts> ClusterState::needed_experts() const {
@@ -59,12 +47,16 @@ std::vector<ClusterState::Experts> ClusterState::needed_experts() const {
   const Placement* previous = nullptr;
   for (const EpochView& view : history_) {
     if (previous == nullptr || previous->owners != view.placement.owners)
-      add_owned(view.placement, needed);
+      add(placed_experts(view.placement), needed);
     previous = &view.placement;
   }
+  // The published view may have been without those that come back.
+  add(placed_experts(current_.placement), needed);
+  for (const auto& [expert, stand_in] : stand_ins_) needed[stand_in.value].push_back(expert);
   if (change_ && change_->phase != Phase::kSettling) {
-    add_owned(change_->saved.placement, needed);
-    if (change_->phase != Phase::kDraining) add_owned(change_->target.placement, needed);
+    add(placed_experts(change_->saved.placement), needed);
+    if (change_->phase == Phase::kLoading || change_->phase == Phase::kActivating)
+      add(placed_experts(change_->target.placement), needed);
   }
   for (Experts& experts : needed) {
     std::sort(experts.begin(), experts.end());
@@ -73,59 +65,131 @@ std::vector<ClusterState::Experts> ClusterState::needed_experts() const {
   return needed;
 }
 
+bool ClusterState::serves(WorkerId id) const {
+  const Worker& each = worker(id);
+  if (each.process != Worker::Process::kRunning) return false;
+  if (config_.static_fleet && now_ < each.restart_at) return false;  // it was suspected
+  return each.connection || each.expected;
+}
+
+bool ClusterState::usable(WorkerId id) const {
+  const Worker& each = worker(id);
+  if (each.retired) return false;
+  return !config_.static_fleet || (each.connection && serves(id));
+}
+
 bool ClusterState::holds(WorkerId id, const Experts& experts) const {
-  const Worker& holder = worker(id);
-  return holder.process == Worker::Process::kRunning && holder.connection &&
-         includes(holder.resident, experts);
+  return serves(id) && includes(worker(id).resident, experts);
+}
+
+bool ClusterState::usage_known() const {
+  if (now_ < peers_back_at_ && !history_.empty()) return false;
+  return std::all_of(routers_.begin(), routers_.end(), [this](const auto& entry) {
+    const Epoch oldest = entry.second.oldest;
+    return oldest.value == 0 || history_.empty() || oldest >= history_.front().placement.epoch;
+  });
+}
+
+std::uint64_t ClusterState::bytes_of(const Experts& experts) const {
+  std::uint64_t bytes = 0;
+  for (ExpertId id : experts) {
+    bytes += config_.model.layers[static_cast<std::size_t>(id.layer)].expert_bytes;
+  }
+  return bytes;
+}
+
+std::uint64_t ClusterState::capacity_of(WorkerId id) const {
+  const std::uint64_t own = worker(id).hello.capacity_bytes;
+  return own != 0 ? own : config_.capacity_bytes;
+}
+
+std::uint64_t ClusterState::limit_of(WorkerId id) const {
+  std::uint64_t per_layer = 0;
+  for (const auto& layer : config_.model.layers) {
+    per_layer += layer.expert_bytes *
+                 static_cast<std::uint64_t>(std::min(config_.capacity_per_layer, layer.num_routed));
+  }
+  std::uint64_t capacity = capacity_of(id);
+  if (config_.capacity_per_layer > 0 && (capacity == 0 || per_layer < capacity))
+    capacity = per_layer;
+  return static_cast<std::uint64_t>(static_cast<double>(capacity) * (1 + config_.move_headroom));
 }
 
 void ClusterState::supervise_workers() {
   const std::vector<Experts> needed = needed_experts();
   for (std::uint32_t index = 0; index < workers_.size(); ++index) {
-    const WorkerId id{index};
-    Worker& each = worker(id);
-    if (needed[index].empty()) {
+    supervise(WorkerId{index}, needed[index]);
+  }
+}
+
+void ClusterState::supervise(WorkerId id, const Experts& needed) {
+  Worker& each = worker(id);
+  if (needed.empty()) {
+    if (each.process != Worker::Process::kRunning) {
       each.lost = each.parked = false;
       each.failures = 0;
       each.backoff = {};
       each.restart_at = {};
-      if (each.process == Worker::Process::kRunning) {
-        note(LogLevel::kInfo,
-             fmt::format("stopping worker {}: no deployment needs its experts", index));
-        each.process = Worker::Process::kStopping;
-        act(StopWorker{id, each.incarnation});
-      }
-      continue;
+      return;
     }
-    if (each.process == Worker::Process::kNone && !each.parked && now_ >= each.restart_at) {
-      each.process = Worker::Process::kRunning;
-      each.incarnation = ++incarnation_counter_;
-      each.started = now_;
-      if (each.lost) ++worker_restarts_;
-      note(LogLevel::kInfo, fmt::format("starting worker {} (incarnation {}) for {} experts{}",
-                                        index, each.incarnation, needed[index].size(),
-                                        each.lost ? ", again after: " + each.last_loss : ""));
-      act(StartWorker{id, each.incarnation});
-      continue;
+    if (!usage_known()) return;
+    if (config_.static_fleet) {
+      if (each.connection && !each.may_hold.empty()) drop_others(id, needed);
+      return;
     }
-    if (each.process != Worker::Process::kRunning || !each.connection) continue;
-
-    if (!includes(each.requested, needed[index])) {
-      request_load(id, needed[index]);
-    } else if (each.loading) {
-      continue;  // dropping while it loads could cross on the way
-    } else if (!includes(each.resident, needed[index])) {
-      lose_worker(id, each.last_loss.empty() ? "it lacks experts that it was told to load"
-                                             : each.last_loss);
-    } else if (each.requested.size() > needed[index].size()) {
-      note(LogLevel::kInfo, fmt::format("worker {} drops {} experts that no router uses any more",
-                                        index, each.requested.size() - needed[index].size()));
-      const Epoch epoch = published() != nullptr ? published()->placement.epoch : Epoch{};
-      act(Send{*each.connection, proto::DropExperts{epoch, needed[index]}});
-      each.requested = each.resident = needed[index];
-      each.stats_due = true;
-    }
+    note(LogLevel::kInfo,
+         fmt::format("stopping worker {}: no deployment needs its experts", id.value));
+    each.process = Worker::Process::kStopping;
+    act(StopWorker{id, each.incarnation});
+    return;
   }
+  if (each.process == Worker::Process::kNone && !config_.static_fleet && !each.parked &&
+      now_ >= each.restart_at) {
+    return start_worker(id, needed.size());
+  }
+  if (each.process != Worker::Process::kRunning || !each.connection) return;
+
+  // First what makes room, then what needs it; a worker does them in this order.
+  if (!includes(needed, each.may_hold) && usage_known()) drop_others(id, needed);
+  if (includes(each.resident, needed) && !each.loading) return;
+  if (each.loading && includes(each.load_set, needed)) return;
+  if (now_ < each.load_again_at) return;
+  request_load(id, needed);
+}
+
+void ClusterState::start_worker(WorkerId id, std::size_t num_experts) {
+  Worker& each = worker(id);
+  each.process = Worker::Process::kRunning;
+  each.incarnation = ++incarnation_counter_;
+  each.identity = {};
+  each.started = now_;
+  if (each.lost) ++worker_restarts_;
+  note(LogLevel::kInfo, fmt::format("starting worker {} (incarnation {}) for {} experts{}",
+                                    id.value, each.incarnation, num_experts,
+                                    each.lost ? ", again after: " + each.last_loss : ""));
+  act(StartWorker{id, each.incarnation});
+}
+
+void ClusterState::drop_others(WorkerId id, const Experts& needed) {
+  Worker& each = worker(id);
+  const auto keep = [&needed](const Experts& held) {
+    Experts kept;
+    std::set_intersection(held.begin(), held.end(), needed.begin(), needed.end(),
+                          std::back_inserter(kept));
+    return kept;
+  };
+  Experts kept = keep(each.may_hold);
+  const std::size_t dropped = each.may_hold.size() - kept.size();
+  if (dropped > 0) {
+    note(LogLevel::kInfo,
+         fmt::format("worker {} drops {} experts that no router uses any more", id.value, dropped));
+  }
+  const Epoch epoch = published() != nullptr ? published()->placement.epoch : Epoch{};
+  act(Send{*each.connection, proto::DropExperts{epoch, kept}});
+  each.may_hold = std::move(kept);
+  each.resident = keep(each.resident);
+  each.load_set = keep(each.load_set);
+  each.stats_due = true;
 }
 
 void ClusterState::request_load(WorkerId id, const Experts& needed) {
@@ -136,11 +200,13 @@ void ClusterState::request_load(WorkerId id, const Experts& needed) {
   each.load_epoch = for_change ? change_->epoch : Epoch{++epoch_counter_};
   each.load_sent = now_;
   each.loading = true;
+  each.load_set = needed;
+  each.load_again_at = {};
   act(Send{*each.connection, proto::LoadExperts{each.load_epoch, needed}});
   Experts may_hold;
-  std::set_union(each.requested.begin(), each.requested.end(), needed.begin(), needed.end(),
+  std::set_union(each.may_hold.begin(), each.may_hold.end(), needed.begin(), needed.end(),
                  std::back_inserter(may_hold));
-  each.requested = std::move(may_hold);
+  each.may_hold = std::move(may_hold);
 }
 
 void ClusterState::forget(Worker& gone) {
@@ -149,44 +215,79 @@ void ClusterState::forget(Worker& gone) {
     worker_connections_.erase(*gone.connection);
     gone.connection.reset();
   }
+  gone.expected = false;
+  // A worker of a static fleet has the same capacity when it comes back.
+  const std::uint64_t capacity = config_.static_fleet ? gone.hello.capacity_bytes : 0;
   gone.hello = {};
+  gone.hello.capacity_bytes = capacity;
   gone.stats = {};
-  gone.requested.clear();
+  gone.may_hold.clear();
   gone.resident.clear();
+  gone.load_set.clear();
   gone.load_epoch = {};
+  gone.load_again_at = {};
   gone.loading = false;
   gone.stats_due = false;
 }
 
 void ClusterState::lose_worker(WorkerId id, const std::string& why) {
   Worker& lost = worker(id);
-  const bool was_ready = !lost.loading && !lost.resident.empty();
+  const bool was_ready = !lost.resident.empty();
+  const bool was_healthy = was_ready && now_ - lost.ready_since >= kHealthyAfter;
   forget(lost);
   if (lost.process == Worker::Process::kRunning) {
-    lost.process = Worker::Process::kKilled;
-    act(KillWorker{id, lost.incarnation});
+    if (config_.static_fleet) {
+      // Nobody can fence it; routers drop its answers, because they name the old epoch.
+      lost.process = Worker::Process::kNone;
+      ++fleet_version_;
+      fleet_changed_at_ = now_;
+    } else {
+      lost.process = Worker::Process::kKilled;
+      act(KillWorker{id, lost.incarnation});
+    }
   }
-  if (was_ready && now_ - lost.ready_since >= kHealthyAfter) lost.backoff = {};
-  lost.backoff = lost.backoff.count() == 0 ? config_.first_backoff
-                                           : std::min(lost.backoff * 2, config_.max_backoff);
+  if (was_healthy) {
+    lost.backoff = {};
+  } else {
+    lost.backoff = lost.backoff.count() == 0 ? config_.first_backoff
+                                             : std::min(lost.backoff * 2, config_.max_backoff);
+  }
   lost.restart_at = now_ + lost.backoff;
   lost.lost = true;
-  lost.parked = !config_.restart_workers;
+  lost.parked = !config_.restart_workers && !config_.static_fleet;
   lost.last_loss = why;
   ++lost.losses;
   ++worker_losses_;
   if (!was_ready) ++lost.failures;
-  note(LogLevel::kWarning,
-       fmt::format("worker {} (incarnation {}) is lost: {}; {}", id.value, lost.incarnation, why,
-                   lost.parked ? "it stays away until the next change"
-                               : fmt::format("restarting it in {} ms", lost.backoff.count())));
+  durable_changed_ = true;
+  const std::string then = config_.static_fleet ? std::string("others take its experts over")
+                           : lost.parked        ? std::string("it stays away until the next change")
+                           : lost.backoff.count() == 0
+                               ? std::string("starting it again at once")
+                               : fmt::format(
+                                     "starting it again in {} ms, because it did not serve "
+                                     "for {} s before",
+                                     lost.backoff.count(), kHealthyAfter.count());
+  note(LogLevel::kWarning, fmt::format("worker {} (incarnation {}) is lost: {}; {}", id.value,
+                                       lost.incarnation, why, then));
   dirty_ = true;
+  for (auto it = stand_ins_.begin(); it != stand_ins_.end();) {
+    it = it->second == id ? stand_ins_.erase(it) : std::next(it);
+  }
+  lose_for_change(id, why);
+}
 
+void ClusterState::lose_for_change(WorkerId id, const std::string& why) {
   if (!change_ || change_->failure || change_->phase != Phase::kLoading ||
       !change_->target.placement.workers().contains(id)) {
     return;
   }
-  if (lost.parked) {
+  const Worker& lost = worker(id);
+  if (config_.static_fleet) {
+    // It may not come back: the same change over those that are left.
+    note(LogLevel::kWarning, fmt::format("planning anew without worker {}", id.value));
+    change_->phase = Phase::kGathering;
+  } else if (lost.parked) {
     change_->failure =
         fail(ErrorCode::kWorkerLost, fmt::format("worker {} is lost: {}", id.value, why));
   } else if (lost.failures >= kMaxFailures) {
@@ -206,93 +307,24 @@ void ClusterState::check_worker_deadlines() {
       if (each.lost && !each.parked && now_ >= each.restart_at) dirty_ = true;
       continue;
     }
+    // A suspected worker of a static fleet may be used again.
+    if (config_.static_fleet && each.connection && each.lost && now_ >= each.restart_at) {
+      dirty_ = true;
+    }
+    if (each.load_again_at != Clock::time_point{} && now_ >= each.load_again_at) dirty_ = true;
     if (each.process != Worker::Process::kRunning) continue;
     const auto silent =
         std::chrono::duration_cast<std::chrono::milliseconds>(now_ - each.last_heard);
     if (!each.connection) {
-      if (now_ - each.started > config_.start_timeout)
-        lose_worker(id, "it did not connect in time");
+      if (each.expected ? now_ >= peers_back_at_ : now_ - each.started > config_.start_timeout)
+        lose_worker(id, each.expected ? "it did not come back after the coordinator's restart"
+                                      : "it did not connect in time");
     } else if (silent > config_.lease_ttl) {
       lose_worker(id, fmt::format("its lease lapsed: silent for {} ms", silent.count()));
     } else if (each.loading && now_ - each.load_sent > config_.operation_timeout) {
       lose_worker(id, "it did not load its experts in time");
     }
   }
-}
-
-std::vector<WorkerEndpoint> ClusterState::endpoints(const Placement& placement) const {
-  std::vector<Experts> placed(workers_.size());
-  add_owned(placement, placed);
-  std::vector<WorkerEndpoint> reachable;
-  for (std::uint32_t index = 0; index < workers_.size(); ++index) {
-    const WorkerId id{index};
-    if (placed[index].empty() || !holds(id, placed[index])) continue;
-    reachable.push_back({id, worker(id).incarnation, worker(id).hello.lane_address});
-  }
-  return reachable;
-}
-
-void ClusterState::refresh_view() {
-  if (history_.empty() || workers_deadline_) return;
-  const std::vector<WorkerEndpoint> now_reachable = endpoints(current_.placement);
-  const std::vector<WorkerEndpoint>& were_reachable = history_.back().workers;
-  if (now_reachable == were_reachable) return;
-  std::string why;
-  Epoch reserved;
-  const auto contains = [](const std::vector<WorkerEndpoint>& all, const WorkerEndpoint& one) {
-    return std::find(all.begin(), all.end(), one) != all.end();
-  };
-  for (const WorkerEndpoint& each : were_reachable) {
-    if (!contains(now_reachable, each)) why += fmt::format(", worker {} is gone", each.id.value);
-  }
-  for (const WorkerEndpoint& each : now_reachable) {
-    if (contains(were_reachable, each)) continue;
-    why += fmt::format(", worker {} serves again", each.id.value);
-    reserved = std::max(reserved, worker(each.id).load_epoch);
-  }
-  publish(reserved, why.substr(2));
-}
-
-void ClusterState::publish(Epoch reserved, const std::string& why) {
-  const Epoch last = history_.empty() ? Epoch{} : history_.back().placement.epoch;
-  current_.placement.epoch = reserved > last ? reserved : Epoch{++epoch_counter_};
-  history_.push_back({current_.placement, endpoints(current_.placement), current_.deployments});
-  const EpochView& view = history_.back();
-  std::size_t told = 0;
-  for (auto& [id, router] : routers_) {
-    if (!router.connection) continue;
-    act(Send{*router.connection, proto::PublishEpoch{view}});
-    if (router.oldest.value == 0) router.oldest = view.placement.epoch;
-    ++told;
-  }
-  ++epoch_changes_;
-  dirty_ = true;
-  note(LogLevel::kInfo,
-       fmt::format("epoch {}: {} ({} of {} workers, {} deployments, {} routers told)",
-                   view.placement.epoch.value, why, view.workers.size(),
-                   view.placement.workers().size(), view.deployments.size(), told));
-}
-
-void ClusterState::advance_shutdown() {
-  const bool routers_left = std::none_of(routers_.begin(), routers_.end(), [](const auto& entry) {
-    return entry.second.connection.has_value();
-  });
-  if (!workers_deadline_) {
-    if (!routers_left && now_ < routers_deadline_) return;
-    workers_deadline_ = now_ + config_.stop_timeout;
-    for (std::uint32_t index = 0; index < workers_.size(); ++index) {
-      Worker& each = workers_[index];
-      if (each.process != Worker::Process::kRunning) continue;
-      each.process = Worker::Process::kStopping;
-      act(StopWorker{WorkerId{index}, each.incarnation});
-    }
-  }
-  const bool all_ended = std::all_of(workers_.begin(), workers_.end(), [](const Worker& each) {
-    return each.process == Worker::Process::kNone;
-  });
-  if (exited_ || (!all_ended && now_ < *workers_deadline_)) return;
-  exited_ = true;
-  act(Exit{});
 }
 
 }  // namespace moiety::coordinator

@@ -30,6 +30,17 @@ class AdminTest : public testing::Test {
     EXPECT_FALSE(call) << method << " " << path << "?" << query << " " << body;
     return call ? ErrorCode::kInternal : call.error().code;
   }
+  /// A change; `Request` is what it must be.
+  template <class Request>
+  std::pair<Request, bool> change(std::string_view method,
+                                  std::string_view path,
+                                  std::string_view query = "",
+                                  std::string_view body = "") const {
+    const auto call = parse(method, path, query, body);
+    EXPECT_TRUE(call) << call.error().message;
+    const auto& parsed = std::get<AdminChange>(*call);
+    return {std::get<Request>(parsed.request), parsed.wait};
+  }
   std::string subset_body(const std::string& name,
                           const Deployment& deployment,
                           const std::string& checkpoint = "fingerprint-a") const {
@@ -50,41 +61,91 @@ TEST_F(AdminTest, SimplePaths) {
   EXPECT_TRUE(std::holds_alternative<GetStatus>(*parse("GET", "/v1/status")));
   EXPECT_TRUE(std::holds_alternative<GetDeployments>(*parse("GET", "/v1/deployments")));
   EXPECT_TRUE(std::holds_alternative<PostShutdown>(*parse("POST", "/v1/shutdown")));
-  EXPECT_EQ(std::get<GetOperation>(*parse("GET", "/v1/operations/12")).id, OperationId{12});
+  EXPECT_TRUE(std::holds_alternative<GetPlacement>(*parse("GET", "/v1/placement")));
+  EXPECT_TRUE(std::holds_alternative<GetOperations>(*parse("GET", "/v1/operations")));
+  EXPECT_EQ(std::get<GetDecisions>(*parse("GET", "/v1/decisions")).after, 0u);
+  EXPECT_EQ(std::get<GetDecisions>(*parse("GET", "/v1/decisions", "after=7")).after, 7u);
+  EXPECT_EQ(std::get<GetOperation>(*parse("GET", "/v1/operations/deploy-12")).id,
+            OperationId{"deploy-12"});
 }
 
 TEST_F(AdminTest, UnknownPathsAndIdsAreRefused) {
   for (const char* path :
-       {"/", "/v1/statu", "/v1/status/", "/v1/deployments/a", "/v1/operations"}) {
+       {"/", "/v1/statu", "/v1/status/", "/v1/deployments/a", "/v1/operation", "/v1/workers/1"}) {
     EXPECT_EQ(error("GET", path), ErrorCode::kNotFound) << path;
   }
   EXPECT_EQ(error("PUT", "/v1/status"), ErrorCode::kNotFound);
-  for (const char* path : {"/v1/operations/", "/v1/operations/x", "/v1/operations/1x",
-                           "/v1/operations/-1", "/v1/operations/99999999999999999999999"}) {
+  EXPECT_EQ(error("POST", "/v1/workers/1/stop"), ErrorCode::kNotFound);
+  EXPECT_EQ(error("GET", "/v1/decisions", "since=1"), ErrorCode::kInvalidArgument);
+  const std::string long_id = "/v1/operations/" + std::string(129, 'a');
+  for (const char* path : {"/v1/operations/", "/v1/operations/a b", long_id.c_str()}) {
     EXPECT_EQ(error("GET", path), ErrorCode::kInvalidArgument) << path;
+  }
+  for (const char* path : {"/v1/workers/x/drain", "/v1/workers/-1/drain", "/v1/workers//drain"}) {
+    EXPECT_EQ(error("POST", path), ErrorCode::kInvalidArgument) << path;
   }
 }
 
 TEST_F(AdminTest, DeploysASubset) {
   const Deployment python = random_subset("python", 5, 3);
-  const auto call = parse("POST", "/v1/deployments", "wait=false", subset_body("python", python));
-  ASSERT_TRUE(call) << call.error().message;
-  const auto& post = std::get<PostDeployment>(*call);
-  EXPECT_EQ(post.deployment, python);
-  EXPECT_FALSE(post.wait);
+  const auto [request, wait] =
+      change<DeployRequest>("POST", "/v1/deployments", "wait=false", subset_body("python", python));
+  EXPECT_EQ(request.deployment, python);
+  EXPECT_EQ(request.operation, OperationId{});
+  EXPECT_FALSE(request.expected_epoch);
+  EXPECT_FALSE(wait);
+}
+
+TEST_F(AdminTest, EveryChangeCanNameItselfAndTheEpochThatItWasDecidedBy) {
+  const std::string_view query = "operation_id=op-1&expected_epoch=7&wait=false";
+  const std::string_view body = R"({"operation_id": "op-1", "expected_epoch": 7, "wait": false})";
+  const auto check = [](const auto& parsed) {
+    EXPECT_EQ(parsed.first.operation, OperationId{"op-1"});
+    EXPECT_EQ(parsed.first.expected_epoch, Epoch{7});
+    EXPECT_FALSE(parsed.second);
+  };
+  check(change<DeployRequest>("POST", "/v1/deployments", query, R"({"full": true})"));
+  check(change<DeployRequest>(
+      "POST", "/v1/deployments", "",
+      R"({"full": true, "operation_id": "op-1", "expected_epoch": 7, "wait": false})"));
+  check(change<UndeployRequest>("DELETE", "/v1/deployments/a", query));
+  check(change<DrainRequest>("POST", "/v1/workers/3/drain", query));
+  check(change<DrainRequest>("POST", "/v1/workers/3/drain", "", body));
+  check(change<UndrainRequest>("POST", "/v1/workers/3/undrain", "", body));
+  check(change<RebalanceRequest>("POST", "/v1/rebalance", query));
+  EXPECT_EQ(change<DrainRequest>("POST", "/v1/workers/3/drain").first.worker, WorkerId{3});
+  EXPECT_EQ(change<UndrainRequest>("POST", "/v1/workers/2/undrain").first.worker, WorkerId{2});
+
+  for (const char* bad : {"operation_id=", "operation_id=a/b", "expected_epoch=x",
+                          "expected_epoch=-1", "expected_epoch=", "epoch=3", "wait", "wait=1"}) {
+    EXPECT_EQ(error("DELETE", "/v1/deployments/a", bad), ErrorCode::kInvalidArgument) << bad;
+  }
+  for (const char* bad : {"[]", "{", R"({"operation_id": 3})", R"({"expected_epoch": "7"})",
+                          R"({"expected_epoch": -1})", R"({"force": true})"}) {
+    EXPECT_EQ(error("POST", "/v1/workers/1/drain", "", bad), ErrorCode::kInvalidArgument) << bad;
+  }
+}
+
+TEST_F(AdminTest, SaysWhatRequestsDoWhileExpertsAreMissing) {
+  const auto policy = [this](std::string_view body) {
+    return change<DeployRequest>("POST", "/v1/deployments", "", body).first.deployment.on_missing;
+  };
+  EXPECT_EQ(policy(R"({"full": true})"), MissingPolicy::kWait);
+  EXPECT_EQ(policy(R"({"full": true, "on_missing": "mask"})"), MissingPolicy::kMask);
+  EXPECT_EQ(policy(R"({"full": true, "on_missing": "fail"})"), MissingPolicy::kFail);
+  EXPECT_EQ(error("POST", "/v1/deployments", "", R"({"full": true, "on_missing": "hope"})"),
+            ErrorCode::kInvalidArgument);
 }
 
 TEST_F(AdminTest, DeploysTheFullModel) {
   for (const char* body : {R"({"full": true})", R"({"full": true, "name": ""})",
                            R"({"full": true, "name": "tiny"})"}) {
-    const auto call = parse("POST", "/v1/deployments", "", body);
-    ASSERT_TRUE(call) << body << call.error().message;
-    EXPECT_EQ(std::get<PostDeployment>(*call).deployment, full_deployment()) << body;
-    EXPECT_TRUE(std::get<PostDeployment>(*call).wait);
+    const auto [request, wait] = change<DeployRequest>("POST", "/v1/deployments", "", body);
+    EXPECT_EQ(request.deployment, full_deployment()) << body;
+    EXPECT_TRUE(wait);
   }
-  EXPECT_EQ(std::get<PostDeployment>(
-                *parse("POST", "/v1/deployments", "", R"({"full": true, "name": "all"})"))
-                .deployment.name,
+  EXPECT_EQ(change<DeployRequest>("POST", "/v1/deployments", "", R"({"full": true, "name": "all"})")
+                .first.deployment.name,
             "all");
 }
 
@@ -117,15 +178,14 @@ TEST_F(AdminTest, BadDeploymentsAreRefused) {
 
 TEST_F(AdminTest, DeleteTakesEveryFormOfTheName) {
   const auto name = [this](std::string_view path) {
-    return std::get<DeleteDeployment>(*parse("DELETE", path)).name;
+    return change<UndeployRequest>("DELETE", path).first.name;
   };
   EXPECT_EQ(name("/v1/deployments/python"), "python");
   EXPECT_EQ(name("/v1/deployments/tiny:python"), "python");
   EXPECT_EQ(name("/v1/deployments/tiny"), "");
   EXPECT_EQ(error("DELETE", "/v1/deployments/"), ErrorCode::kInvalidArgument);
   EXPECT_EQ(error("DELETE", "/v1/deployments/other:python"), ErrorCode::kInvalidArgument);
-  EXPECT_FALSE(
-      std::get<DeleteDeployment>(*parse("DELETE", "/v1/deployments/a", "wait=false")).wait);
+  EXPECT_FALSE(change<UndeployRequest>("DELETE", "/v1/deployments/a", "wait=false").second);
 }
 
 TEST(AdminErrors, EnvelopeNamesTheCode) {
@@ -137,6 +197,10 @@ TEST(AdminErrors, EnvelopeNamesTheCode) {
   EXPECT_EQ(error.at("type").as_string(), "not_found_error");
   EXPECT_TRUE(error.at("param").is_null());
   EXPECT_TRUE(json::parse(error_body(413, "too large")).at("error").at("code").is_null());
+  EXPECT_EQ(body.as_object().if_contains("epoch"), nullptr);
+  const json::value conflict =
+      json::parse(error_body(fail(ErrorCode::kStaleEpoch, "it is 9"), Epoch{9}));
+  EXPECT_EQ(conflict.at("epoch").as_int64(), 9);
 }
 
 /// Status and metrics of a cluster that serves the full model and a subset, with one worker lost.
@@ -149,7 +213,10 @@ class StatusTest : public testing::Test {
     sim.advance(std::chrono::seconds(1));
   }
   json::value status() const {
-    return json::parse(status_json(sim.status(), {{"2026-01-01T00:00:00Z", "why"}}));
+    std::deque<Decision> decisions;
+    for (std::uint64_t number = 1; number <= 30; ++number)
+      decisions.push_back({number, "2026-01-01T00:00:00Z", LogLevel::kWarning, "why"});
+    return json::parse(status_json(sim.status(), {"state.sqlite", true, std::nullopt}, decisions));
   }
   Simulation sim;
 };
@@ -179,7 +246,14 @@ TEST_F(StatusTest, SaysWhatRuns) {
   ASSERT_EQ(all.at("groups").as_array().size(), 2u);  // both keep it; only the full model does
   EXPECT_TRUE(all.at("lost").as_array().empty());
   EXPECT_TRUE(all.at("operation").is_null());
+  EXPECT_EQ(all.at("decisions").as_array().size(), 20u);
+  EXPECT_EQ(all.at("decisions").at(19).at("number").as_int64(), 30);
   EXPECT_EQ(all.at("decisions").at(0).at("text").as_string(), "why");
+  EXPECT_EQ(all.at("decisions").at(0).at("level").as_string(), "warning");
+  EXPECT_EQ(all.at("state_file").as_string(), "state.sqlite");
+  EXPECT_TRUE(all.at("restored").as_bool());
+  EXPECT_TRUE(all.at("blocked").is_null());
+  EXPECT_EQ(python.at("on_missing").as_string(), "wait");
 }
 
 TEST_F(StatusTest, SaysWhatIsLostAndWhom) {
@@ -199,7 +273,10 @@ TEST_F(StatusTest, SaysWhatIsLostAndWhom) {
 TEST_F(StatusTest, MetricsAgree) {
   sim.crash = "exit status 1";
   sim.kill_process(WorkerId{0});
-  const std::string text = metrics_text(sim.status());
+  RuntimeCounts counts;
+  counts.add_persist(std::chrono::milliseconds(3));
+  counts.operations[{OperationKind::kDeploy, false}] = 2;
+  const std::string text = metrics_text(sim.status(), counts);
   EXPECT_THAT(text, HasSubstr("\nmoiety_coordinator_epoch 2\n"));
   EXPECT_THAT(text, HasSubstr("moiety_workers{state=\"serving\"} 3\n"));
   EXPECT_THAT(text, HasSubstr("moiety_workers{state=\"lost\"} 1\n"));
@@ -208,6 +285,11 @@ TEST_F(StatusTest, MetricsAgree) {
   EXPECT_THAT(text, HasSubstr("\nmoiety_epoch_changes_total 2\n"));
   EXPECT_THAT(text, HasSubstr("\nmoiety_worker_losses_total 1\n"));
   EXPECT_THAT(text, HasSubstr("\nmoiety_worker_restarts_total 0\n"));
+  EXPECT_THAT(text, HasSubstr("moiety_worker_expert_bytes{worker=\"1\"} 1200\n"));
+  EXPECT_THAT(text, HasSubstr("moiety_operations_total{kind=\"deploy\",result=\"failed\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("moiety_coordinator_persist_seconds_bucket{le=\"0.002\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("moiety_coordinator_persist_seconds_bucket{le=\"0.005\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("moiety_coordinator_decisions_total{level=\"info\"} 0\n"));
 }
 
 TEST_F(StatusTest, OperationsAreDescribed) {
@@ -217,14 +299,14 @@ TEST_F(StatusTest, OperationsAreDescribed) {
   const json::value running = json::parse(operation_json(*sim.state.operation(deployed), "tiny"));
   EXPECT_EQ(running.at("state").as_string(), "running");
   EXPECT_THAT(std::string(running.at("waiting_for").as_string()), HasSubstr("router 7 to switch"));
-  EXPECT_EQ(status().at("operation").at("operation_id").as_int64(),
-            static_cast<std::int64_t>(deployed.value));
+  EXPECT_EQ(status().at("operation").at("operation_id").as_string(), running.at("operation_id"));
   sim.routers.at(0).confirms = true;
   sim.finish(deployed);
   const json::value done = json::parse(operation_json(*sim.state.operation(deployed), "tiny"));
   EXPECT_EQ(done.at("state").as_string(), "succeeded");
   EXPECT_EQ(done.at("served_as").as_string(), "tiny:german");
   EXPECT_TRUE(done.at("error").is_null());
+  EXPECT_FALSE(done.at("rolled_back").as_bool());
 }
 
 }  // namespace

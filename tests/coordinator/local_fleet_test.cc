@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "common/file.h"
+#include "coordinator/static_fleet.h"
 
 namespace moiety::coordinator {
 namespace {
@@ -175,6 +176,135 @@ TEST_F(LocalFleetTest, NoChildOutlivesTheFleet) {
     pid = *fleet.pid(WorkerId{1});
   }
   EXPECT_FALSE(exists(pid));
+}
+
+/// A process that is not a child of this one, as after a restart of the coordinator: started by a
+/// child that ended. Killed at the end of the test.
+class Orphan {
+ public:
+  explicit Orphan(const std::string& script, bool ignores_term = false) {
+    int ends[2];
+    EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    const pid_t child = ::fork();
+    if (child == 0) {
+      if (ignores_term) ::signal(SIGTERM, SIG_IGN);
+      const pid_t grandchild = ::fork();
+      if (grandchild == 0) {
+        ::setpgid(0, 0);
+        ::execl("/bin/sh", "/bin/sh", "-c", script.c_str(), nullptr);
+        ::_exit(127);
+      }
+      const bool said = ::write(ends[1], &grandchild, sizeof grandchild) == sizeof grandchild;
+      ::_exit(said ? 0 : 1);
+    }
+    EXPECT_EQ(::read(ends[0], &pid_, sizeof pid_), ssize_t{sizeof pid_});
+    ::close(ends[0]);
+    ::close(ends[1]);
+    ::waitpid(child, nullptr, 0);
+    identity_ = {pid_, process_start_time(pid_).value_or(0)};
+  }
+  ~Orphan() {
+    if (process_start_time(pid_) == identity_.start_time) ::kill(pid_, SIGKILL);
+  }
+  const ProcessIdentity& identity() const { return identity_; }
+
+ private:
+  pid_t pid_ = -1;
+  ProcessIdentity identity_;
+};
+
+constexpr const char* kForEver = "while :; do sleep 0.02; done";
+
+TEST_F(LocalFleetTest, StartTellsTheIdentity) {
+  LocalFleet fleet(shell("exec sleep 1000"));
+  const auto started = fleet.start(WorkerId{1}, 7);
+  ASSERT_TRUE(started);
+  EXPECT_EQ(started->pid, *fleet.pid(WorkerId{1}));
+  EXPECT_EQ(started->start_time, process_start_time(started->pid));
+  EXPECT_GT(started->start_time, 0u);
+}
+
+TEST_F(LocalFleetTest, AdoptsAProcessThatIsNotItsChild) {
+  const Orphan orphan(kForEver);
+  LocalFleet fleet(shell("unused"));
+  ASSERT_TRUE(fleet.adopt(WorkerId{1}, 5, orphan.identity()));
+  EXPECT_EQ(fleet.pid(WorkerId{1}), orphan.identity().pid);
+  EXPECT_TRUE(fleet.poll(Clock::now()).empty());
+  EXPECT_EQ(fleet.start(WorkerId{1}, 6).error().code, ErrorCode::kAlreadyExists);
+  fleet.kill(WorkerId{1}, 4);  // another incarnation
+  EXPECT_TRUE(fleet.poll(Clock::now()).empty());
+
+  fleet.stop(WorkerId{1}, 5, Clock::now());
+  const auto exited = wait_exit(fleet);
+  EXPECT_EQ(exited[0].worker, WorkerId{1});
+  EXPECT_EQ(exited[0].incarnation, 5u);
+  EXPECT_FALSE(fleet.pid(WorkerId{1}));
+}
+
+TEST_F(LocalFleetTest, AdoptedProcessesAreKilledAfterTheirGrace) {
+  const Orphan orphan(kForEver, /*ignores_term=*/true);
+  LocalFleet fleet(shell("unused"));
+  ASSERT_TRUE(fleet.adopt(WorkerId{1}, 5, orphan.identity()));
+  const auto asked = Clock::now();
+  fleet.stop(WorkerId{1}, 5, asked);
+  EXPECT_TRUE(fleet.poll(asked + 4999ms).empty());
+  EXPECT_TRUE(fleet.poll(asked + 5000ms).empty());  // kills; the end shows later
+  wait_exit(fleet);
+}
+
+TEST_F(LocalFleetTest, AnotherProcessWithTheNumberIsNotTouched) {
+  const Orphan orphan(kForEver);
+  LocalFleet fleet(shell("unused"));
+  ProcessIdentity earlier = orphan.identity();
+  earlier.start_time -= 1;
+  EXPECT_FALSE(fleet.adopt(WorkerId{1}, 5, earlier));
+  EXPECT_FALSE(fleet.adopt(WorkerId{1}, 5, {orphan.identity().pid, 0}));
+  EXPECT_FALSE(fleet.adopt(WorkerId{1}, 5, {}));
+  EXPECT_FALSE(fleet.adopt(WorkerId{1}, 5, {1, *process_start_time(1)})) << "init is no worker";
+  fleet.kill(WorkerId{1}, 5);
+  EXPECT_TRUE(exists(static_cast<pid_t>(orphan.identity().pid)));
+  EXPECT_FALSE(fleet.pid(WorkerId{1}));
+}
+
+TEST_F(LocalFleetTest, AProcessThatHasEndedIsNotAdopted) {
+  ProcessIdentity gone;
+  {
+    LocalFleet fleet(shell("exit 0"));
+    gone = *fleet.start(WorkerId{1}, 1);
+    wait_exit(fleet);
+  }
+  LocalFleet fleet(shell("unused"));
+  EXPECT_FALSE(fleet.adopt(WorkerId{1}, 1, gone));
+}
+
+TEST_F(LocalFleetTest, AdoptedProcessesOutliveAFleetThatDidNotEndThem) {
+  const Orphan kept(kForEver);
+  const Orphan ended(kForEver, /*ignores_term=*/true);
+  {
+    LocalFleet fleet(shell("unused"));
+    ASSERT_TRUE(fleet.adopt(WorkerId{1}, 5, kept.identity()));
+    ASSERT_TRUE(fleet.adopt(WorkerId{2}, 5, ended.identity()));
+    fleet.stop(WorkerId{2}, 5, Clock::now());
+  }
+  EXPECT_TRUE(exists(static_cast<pid_t>(kept.identity().pid)));
+  EXPECT_TRUE(LocalFleet(shell("unused")).adopt(WorkerId{1}, 5, kept.identity()));
+  const auto deadline = Clock::now() + 10s;
+  bool lives = true;
+  while (lives && Clock::now() < deadline)
+    lives = LocalFleet(shell("unused")).adopt(WorkerId{2}, 5, ended.identity());
+  EXPECT_FALSE(lives) << "it was asked to end and lives on";
+}
+
+TEST(StaticFleetTest, ClosingCountsAsAnEnd) {
+  StaticFleet fleet;
+  EXPECT_EQ(fleet.start(WorkerId{3}, 1)->pid, 0);
+  EXPECT_TRUE(fleet.adopt(WorkerId{3}, 1, {}));
+  EXPECT_TRUE(fleet.poll(Clock::now()).empty());
+  fleet.kill(WorkerId{3}, 9);
+  const auto exited = fleet.poll(Clock::now());
+  ASSERT_EQ(exited.size(), 1u);
+  EXPECT_EQ(exited[0].incarnation, 9u);
+  EXPECT_TRUE(fleet.poll(Clock::now()).empty());
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "common/file.h"
 #include "coordinator/run_file.h"
 #include "coordinator/runtime.h"
+#include "coordinator/setup.h"
 
 namespace moiety::coordinator {
 namespace {
@@ -41,7 +42,7 @@ TEST(Options, ReadsEveryKind) {
                               "--placement",
                               "round_robin",
                               "--deploy",
-                              "a=x.json",
+                              "a=x.json,on_missing=mask",
                               "--deploy",
                               "b=y=z.json",
                               "--no-full",
@@ -55,12 +56,32 @@ TEST(Options, ReadsEveryKind) {
                               "--threads-per-worker",
                               "3",
                               "--lease-ttl-ms",
-                              "900"});
+                              "900",
+                              "--fleet",
+                              "static",
+                              "--fabric",
+                              "mpi",
+                              "--replicas",
+                              "2",
+                              "--capacity-bytes",
+                              "24GiB",
+                              "--move-headroom",
+                              "0.5",
+                              "--state",
+                              "s.sqlite"});
   ASSERT_TRUE(options && *options) << options.error().message;
   EXPECT_EQ((*options)->placement, planner::PlacementPolicy::kRoundRobin);
   ASSERT_EQ((*options)->deploy.size(), 2u);
-  EXPECT_EQ((*options)->deploy[1].first, "b");
-  EXPECT_EQ((*options)->deploy[1].second, "y=z.json");
+  EXPECT_EQ((*options)->deploy[0].on_missing, MissingPolicy::kMask);
+  EXPECT_EQ((*options)->deploy[0].file, "x.json");
+  EXPECT_EQ((*options)->deploy[1].name, "b");
+  EXPECT_EQ((*options)->deploy[1].file, "y=z.json");
+  EXPECT_EQ((*options)->deploy[1].on_missing, MissingPolicy::kWait);
+  EXPECT_EQ((*options)->fleet, FleetKind::kStatic);
+  EXPECT_EQ((*options)->replicas, 2);
+  EXPECT_EQ((*options)->capacity_bytes, std::uint64_t{24} << 30);
+  EXPECT_EQ((*options)->move_headroom, 0.5);
+  EXPECT_EQ((*options)->state, "s.sqlite");
   EXPECT_FALSE((*options)->full);
   EXPECT_FALSE((*options)->restart_workers);
   EXPECT_EQ((*options)->listen_host, "0.0.0.0");
@@ -78,6 +99,13 @@ TEST(Options, ErrorsNameTheFlag) {
       {{"-m", "d", "--placement", "best"}, "--placement"},
       {{"-m", "d", "--deploy", "python"}, "--deploy python"},
       {{"-m", "d", "--deploy", "=file"}, "--deploy =file"},
+      {{"-m", "d", "--deploy", "a=,on_missing=wait"}, "--deploy a="},
+      {{"-m", "d", "--deploy", "a=f,on_missing=hope"}, "'hope'"},
+      {{"-m", "d", "--fleet", "cloud"}, "--fleet"},
+      {{"-m", "d", "--fabric", "mpi"}, "--fleet static"},
+      {{"-m", "d", "--replicas", "0"}, "--replicas"},
+      {{"-m", "d", "--move-headroom", "-1"}, "--move-headroom"},
+      {{"-m", "d", "--capacity-bytes", "much"}, "--capacity-bytes"},
       {{"-m", "d", "--listen", "7000"}, "--listen 7000"},
       {{"-m", "d", "--listen", "h:70000"}, "--listen h:70000"},
       {{"-m", "d", "--listen", "h:"}, "--listen h:"},
@@ -120,9 +148,105 @@ TEST(Options, HelpNamesEveryFlag) {
                            "--worker-binary",
                            "--run-dir",
                            "--log-dir",
-                           "--token-file"}) {
+                           "--token-file",
+                           "--state",
+                           "--fleet",
+                           "--replicas",
+                           "--move-headroom",
+                           "--capacity-bytes",
+                           "--worker-orphan-timeout-s"}) {
     EXPECT_THAT(help, HasSubstr(flag));
   }
+}
+
+class Prepare : public testing::Test {
+ protected:
+  Prepare() {
+    std::string name = (std::filesystem::temp_directory_path() / "moiety-prepare-XXXXXX").string();
+    dir_ = ::mkdtemp(name.data());
+    ::unsetenv("MOIETY_TOKEN");
+  }
+  ~Prepare() override {
+    std::filesystem::remove_all(dir_);
+    ::unsetenv("MOIETY_TOKEN");
+  }
+  Result<coordinator::Setup> prepared(std::vector<const char*> arguments) {
+    const std::string model = std::string(MOIETY_SOURCE_DIR) + "/models/moiety-tiny-emo";
+    const std::string run_dir = dir_.string();
+    arguments.insert(arguments.end(), {"-m", model.c_str(), "--run-dir", run_dir.c_str(),
+                                       "--worker-binary", "/bin/true"});
+    const auto options = parse(arguments);
+    if (!options) return options.error();
+    return prepare(**options);
+  }
+  std::filesystem::path dir_;
+};
+
+TEST_F(Prepare, NobodyListensForOtherHostsWithoutASecret) {
+  for (const auto& [flag, value] :
+       {std::pair("--listen", "0.0.0.0:0"), {"--listen", "[::]:0"}, {"--admin-host", "10.1.2.3"}}) {
+    const auto refused = prepared({flag, value});
+    ASSERT_FALSE(refused) << flag;
+    EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_THAT(refused.error().message, testing::AllOf(HasSubstr(flag), HasSubstr("MOIETY_TOKEN"),
+                                                        HasSubstr("--token-file")));
+    ::setenv("MOIETY_TOKEN", "secret", 1);
+    const auto setup = prepared({flag, value});
+    ASSERT_TRUE(setup) << setup.error().message;
+    EXPECT_EQ(setup->cluster.token, "secret");
+    ::unsetenv("MOIETY_TOKEN");
+  }
+  EXPECT_TRUE(prepared({"--listen", "127.0.0.2:0", "--admin-host", "localhost"}));
+}
+
+TEST_F(Prepare, TheStateFileKeepsTheToken) {
+  {
+    auto first = prepared({});
+    ASSERT_TRUE(first && first->store) << first.error().message;
+    EXPECT_FALSE(first->cluster.token.empty());
+    ASSERT_TRUE(
+        first->store->set_identity({first->cluster.model.fingerprint, first->cluster.token, 1, 2}));
+    ::setenv("MOIETY_TOKEN", first->cluster.token.c_str(), 1);
+  }
+  const std::string token = ::getenv("MOIETY_TOKEN");
+  ::unsetenv("MOIETY_TOKEN");
+  {
+    const auto again = prepared({});
+    ASSERT_TRUE(again) << again.error().message;
+    EXPECT_EQ(again->cluster.token, token);
+    const auto second = prepared({});
+    ASSERT_FALSE(second);
+    EXPECT_EQ(second.error().code, ErrorCode::kFailedPrecondition);
+    EXPECT_THAT(second.error().message, HasSubstr("state.sqlite"));
+  }
+  ::setenv("MOIETY_TOKEN", "another", 1);
+  EXPECT_EQ(prepared({})->cluster.token, "another");
+}
+
+TEST_F(Prepare, CapacityHoldsTheModelAndItsCopies) {
+  EXPECT_EQ(prepared({"--workers", "4"})->cluster.capacity_per_layer, 16);  // of 63
+  EXPECT_EQ(prepared({"--workers", "4", "--replicas", "2"})->cluster.capacity_per_layer, 32);
+  EXPECT_EQ(prepared({"--workers", "2", "--replicas", "3"})->cluster.capacity_per_layer, 63);
+  EXPECT_EQ(prepared({"--workers", "4", "--capacity", "20"})->cluster.capacity_per_layer, 20);
+  const auto bytes = prepared({"--workers", "4", "--capacity-bytes", "1MiB"});
+  EXPECT_EQ(bytes->cluster.capacity_per_layer, 0);
+  EXPECT_EQ(bytes->cluster.capacity_bytes, std::uint64_t{1} << 20);
+}
+
+TEST_F(Prepare, AStaticFleetHasRoomForALostWorker) {
+  EXPECT_EQ(prepared({"--workers", "3"})->cluster.move_headroom, 0.25);
+  EXPECT_NEAR(prepared({"--workers", "3", "--fleet", "static"})->cluster.move_headroom, 0.55, 1e-9);
+  EXPECT_EQ(prepared({"--workers", "9", "--fleet", "static"})->cluster.move_headroom, 0.25);
+  EXPECT_EQ(prepared({"--workers", "3", "--fleet", "static", "--move-headroom", "0"})
+                ->cluster.move_headroom,
+            0);
+}
+
+TEST(Loopback, OnlyThisMachine) {
+  for (const char* host : {"127.0.0.1", "127.8.9.1", "::1", "localhost"})
+    EXPECT_TRUE(is_loopback(host)) << host;
+  for (const char* host : {"0.0.0.0", "::", "[::]", "10.0.0.1", "example.org", ""})
+    EXPECT_FALSE(is_loopback(host)) << host;
 }
 
 TEST(ReachableAddress, ReplacesWildcards) {

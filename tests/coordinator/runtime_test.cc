@@ -2,9 +2,13 @@
 
 #include <gmock/gmock.h>
 
+#include <stdlib.h>
+
+#include <atomic>
 #include <boost/json.hpp>
 #include <future>
 #include <map>
+#include <mutex>
 #include <thread>
 
 #include "http/client.h"
@@ -24,7 +28,8 @@ class PretendedFleet : public Fleet {
   PretendedFleet(std::string address, const ClusterConfig& config)
       : address_(std::move(address)), config_(config) {}
 
-  Result<void> start(WorkerId id, std::uint64_t incarnation) override {
+  Result<ProcessIdentity> start(WorkerId id, std::uint64_t incarnation) override {
+    ++starts;
     Worker& worker = workers_[id];
     worker.incarnation = incarnation;
     // Connecting blocks until the coordinator's loop answers, which is what calls us.
@@ -55,14 +60,24 @@ class PretendedFleet : public Fleet {
            },
            [](const Error&) {}});
     });
-    return {};
+    return ProcessIdentity{1000 + id.value, incarnation};
+  }
+  bool adopt(WorkerId, std::uint64_t, const ProcessIdentity&) override {
+    ++adoptions;
+    return false;
   }
   void stop(WorkerId id, std::uint64_t incarnation, Clock::time_point) override {
     kill(id, incarnation);
   }
-  void kill(WorkerId id, std::uint64_t) override { ended_.push_back(id); }
+  void kill(WorkerId id, std::uint64_t) override {
+    const std::lock_guard lock(mutex_);
+    ended_.push_back(id);
+  }
+  /// Ends a worker from outside; any thread.
+  void crash(WorkerId id) { kill(id, 0); }
   std::vector<Exited> poll(Clock::time_point) override {
     std::vector<Exited> exited;
+    const std::lock_guard lock(mutex_);
     for (WorkerId id : ended_) {
       const auto it = workers_.find(id);
       if (it == workers_.end()) continue;
@@ -88,7 +103,12 @@ class PretendedFleet : public Fleet {
   const std::string address_;
   const ClusterConfig config_;
   std::map<WorkerId, Worker> workers_;
-  std::vector<WorkerId> ended_;
+  std::mutex mutex_;
+  std::vector<WorkerId> ended_;  // guarded by mutex_
+
+ public:
+  std::atomic<int> starts = 0;
+  std::atomic<int> adoptions = 0;
 };
 
 class RuntimeTest : public testing::Test {
@@ -96,20 +116,40 @@ class RuntimeTest : public testing::Test {
   explicit RuntimeTest(std::int32_t capacity = 4) : config(test_config()) {
     config.capacity_per_layer = capacity;
     config.lease_ttl = 60000ms;  // these workers send heartbeats only when something changed
+    std::string name = (std::filesystem::temp_directory_path() / "moiety-runtime-XXXXXX").string();
+    dir = ::mkdtemp(name.data());
+  }
+  ~RuntimeTest() override {
+    end();
+    std::filesystem::remove_all(dir);
+  }
+  /// Begins to run; with a state file if `durable`.
+  void begin(bool durable = false) {
     RuntimeOptions options;
     options.admin.port = 0;
     options.first = {full_deployment()};
+    if (durable) {
+      auto store = Store::open(dir / "state.sqlite", config.model.fingerprint);
+      ASSERT_TRUE(store) << store.error().message;
+      if (!store->identity().token.empty()) config.token = store->identity().token;
+      options.store.emplace(std::move(*store));
+    }
     options.make_fleet = [this](const std::string& address) {
-      return std::make_unique<PretendedFleet>(address, config);
+      auto made = std::make_unique<PretendedFleet>(address, config);
+      fleet = made.get();
+      return made;
     };
+    ready = {};
     options.on_ready = [this](const RunInfo& info) { ready.set_value(info); };
     runtime = std::make_unique<Runtime>(config, std::move(options));
     loop = std::async(std::launch::async, [this] { return runtime->run(); });
   }
-  ~RuntimeTest() override {
+  void end() {
     if (!loop.valid()) return;
     runtime->shut_down("the test ends");
-    EXPECT_EQ(loop.wait_for(kPatience), std::future_status::ready);
+    ASSERT_EQ(loop.wait_for(kPatience), std::future_status::ready);
+    (void)loop.get();
+    runtime.reset();
   }
   RunInfo wait_ready() {
     auto future = ready.get_future();
@@ -125,13 +165,30 @@ class RuntimeTest : public testing::Test {
     return response ? *response : http::Response{};
   }
 
+  json::value get(const RunInfo& info, const std::string& path) {
+    return json::parse(call(info, "GET", path).body);
+  }
+  /// Polls until `condition` holds.
+  template <class Condition>
+  static bool wait_until(const Condition& condition) {
+    const auto deadline = Clock::now() + kPatience;
+    while (!condition()) {
+      if (Clock::now() > deadline) return false;
+      std::this_thread::sleep_for(5ms);
+    }
+    return true;
+  }
+
+  std::filesystem::path dir;
   ClusterConfig config;
+  PretendedFleet* fleet = nullptr;  // the runtime's
   std::promise<RunInfo> ready;
   std::unique_ptr<Runtime> runtime;
   std::future<Result<void>> loop;
 };
 
 TEST_F(RuntimeTest, ServesTheAdminApiFromStartToShutdown) {
+  begin();
   const RunInfo info = wait_ready();
   EXPECT_EQ(call(info, "GET", "/health").status, 200);
   EXPECT_EQ(json::parse(call(info, "GET", "/v1/status").body).at("workers").as_array().size(), 4u);
@@ -153,25 +210,155 @@ TEST_F(RuntimeTest, ServesTheAdminApiFromStartToShutdown) {
   // Or at once.
   const http::Response accepted = call(info, "DELETE", "/v1/deployments/tiny?wait=false");
   EXPECT_EQ(accepted.status, 202);
-  const auto id = json::parse(accepted.body).at("operation_id").as_int64();
+  const std::string id(json::parse(accepted.body).at("operation_id").as_string());
   const auto deadline = Clock::now() + kPatience;
   std::string state;
   while (state != "succeeded" && state != "failed" && Clock::now() < deadline) {
-    const auto operation =
-        json::parse(call(info, "GET", "/v1/operations/" + std::to_string(id)).body);
+    const auto operation = json::parse(call(info, "GET", "/v1/operations/" + id).body);
     state = std::string(operation.at("state").as_string());
   }
   EXPECT_EQ(state, "succeeded");
   EXPECT_EQ(call(info, "DELETE", "/v1/deployments/tiny").status, 404);
   EXPECT_EQ(call(info, "GET", "/v1/operations/999").status, 404);
   EXPECT_EQ(call(info, "GET", "/nothing").status, 404);
+  EXPECT_EQ(get(info, "/v1/operations").at("operations").as_array().size(), 5u);
+  const json::value placement = get(info, "/v1/placement");
+  EXPECT_EQ(placement.at("layers").as_array().size(), 3u);
+  EXPECT_EQ(placement.at("epoch"), get(info, "/v1/status").at("epoch"));
+  const json::array decisions = get(info, "/v1/decisions").at("decisions").as_array();
+  ASSERT_GT(decisions.size(), 3u);
+  EXPECT_EQ(get(info, "/v1/decisions?after=" +
+                          json::serialize(decisions[decisions.size() - 2].at("number")))
+                .at("decisions")
+                .as_array()
+                .size(),
+            1u);
 
   EXPECT_EQ(call(info, "POST", "/v1/shutdown").status, 202);
   ASSERT_EQ(loop.wait_for(kPatience), std::future_status::ready);
   EXPECT_TRUE(loop.get());
 }
 
+TEST_F(RuntimeTest, ChangesCanBeRetriedAndConflictsSayTheEpoch) {
+  begin();
+  const RunInfo info = wait_ready();
+  const auto epoch = get(info, "/v1/status").at("epoch").as_int64();
+  const std::string body = R"({"name": "all", "full": true, "operation_id": "mine"})";
+  const http::Response first = call(info, "POST", "/v1/deployments", body);
+  EXPECT_EQ(first.status, 200) << first.body;
+  EXPECT_EQ(json::parse(first.body).at("operation_id").as_string(), "mine");
+  const http::Response again = call(info, "POST", "/v1/deployments", body);
+  EXPECT_EQ(again.status, 200) << again.body;
+  EXPECT_EQ(again.body, first.body);
+  EXPECT_EQ(call(info, "POST", "/v1/deployments?wait=false", body).status, 200);
+
+  const http::Response other =
+      call(info, "DELETE", "/v1/deployments/all?operation_id=mine");  // the id of another change
+  EXPECT_EQ(other.status, 409) << other.body;
+  const std::string expected = "expected_epoch=" + std::to_string(epoch);
+  const http::Response stale = call(info, "DELETE", "/v1/deployments/all?" + expected);
+  EXPECT_EQ(stale.status, 409) << stale.body;
+  const json::value conflict = json::parse(stale.body);
+  EXPECT_EQ(conflict.at("error").at("code").as_string(), "stale_epoch");
+  const auto now = conflict.at("epoch").as_int64();
+  EXPECT_EQ(now, get(info, "/v1/status").at("epoch").as_int64());
+  EXPECT_EQ(
+      call(info, "DELETE", "/v1/deployments/all?expected_epoch=" + std::to_string(now)).status,
+      200);
+}
+
+TEST_F(RuntimeTest, AnotherCoordinatorGoesOnWithTheState) {
+  begin(/*durable=*/true);
+  const RunInfo before = wait_ready();
+  EXPECT_EQ(call(before, "POST", "/v1/deployments",
+                 R"({"name": "all", "full": true, "on_missing": "fail", "operation_id": "mine"})")
+                .status,
+            200);
+  EXPECT_EQ(call(before, "DELETE", "/v1/deployments/tiny").status, 200);
+  const json::value deployments = get(before, "/v1/deployments");
+  const auto epoch = get(before, "/v1/status").at("epoch").as_int64();
+  EXPECT_FALSE(get(before, "/v1/status").at("restored").as_bool());
+  end();
+
+  begin(/*durable=*/true);
+  const RunInfo after = wait_ready();
+  EXPECT_EQ(after.control_address, before.control_address);
+  EXPECT_EQ(after.admin_address, before.admin_address);
+  EXPECT_EQ(after.token, before.token);
+  EXPECT_TRUE(get(after, "/v1/status").at("restored").as_bool());
+  EXPECT_TRUE(wait_until([&] { return get(after, "/v1/status").at("ready").as_bool(); }));
+  EXPECT_EQ(get(after, "/v1/deployments"), deployments) << "the undeployed one is back";
+  EXPECT_GE(get(after, "/v1/status").at("epoch").as_int64(), epoch);
+  EXPECT_EQ(get(after, "/v1/operations/mine").at("state").as_string(), "succeeded");
+  EXPECT_EQ(call(after, "POST", "/v1/deployments",
+                 R"({"name": "all", "full": true, "on_missing": "fail", "operation_id": "mine"})")
+                .status,
+            200);
+}
+
+TEST_F(RuntimeTest, AStateThatCannotBeWrittenStopsChangesAndNothingElse) {
+  begin(/*durable=*/true);
+  const RunInfo info = wait_ready();
+  const json::value deployments = get(info, "/v1/deployments");
+  auto other = SqliteDatabase::open(dir / "state.sqlite");
+  ASSERT_TRUE(other && other->execute("BEGIN IMMEDIATE"));  // nobody else can write now
+
+  const std::string body = R"({"name": "all", "full": true, "operation_id": "mine"})";
+  const http::Response refused = call(info, "POST", "/v1/deployments", body);
+  EXPECT_EQ(refused.status, 500) << refused.body;
+  EXPECT_THAT(refused.body, testing::AllOf(testing::HasSubstr("state.sqlite"),
+                                           testing::HasSubstr("nothing was changed")));
+  EXPECT_EQ(call(info, "GET", "/v1/operations/mine").status, 404) << "as if never asked";
+  EXPECT_EQ(get(info, "/v1/deployments"), deployments);
+  EXPECT_TRUE(get(info, "/v1/status").at("blocked").is_null());
+
+  // A loss cannot be undone: what follows from it waits for the disk.
+  const int starts = fleet->starts;
+  fleet->crash(WorkerId{2});
+  EXPECT_TRUE(wait_until([&] { return get(info, "/v1/status").at("blocked").is_string(); }));
+  EXPECT_EQ(call(info, "POST", "/v1/deployments", body).status, 500);
+  EXPECT_EQ(fleet->starts, starts);
+  ASSERT_TRUE(other->execute("ROLLBACK"));
+  EXPECT_TRUE(wait_until([&] {
+    const json::value status = get(info, "/v1/status");
+    return status.at("blocked").is_null() && status.at("ready").as_bool();
+  }));
+  EXPECT_EQ(fleet->starts, starts + 1);
+  EXPECT_EQ(call(info, "POST", "/v1/deployments", body).status, 200);
+  EXPECT_THAT(call(info, "GET", "/metrics").body,
+              testing::HasSubstr("moiety_changes_refused_total 2"));
+}
+
+class Remote : public RuntimeTest {};
+
+TEST_F(Remote, TheAdminApiAsksForTheToken) {
+  RuntimeOptions options;
+  options.admin.port = 0;
+  options.admin_token = true;
+  options.first = {full_deployment()};
+  options.make_fleet = [this](const std::string& address) {
+    return std::make_unique<PretendedFleet>(address, config);
+  };
+  options.on_ready = [this](const RunInfo& info) { ready.set_value(info); };
+  runtime = std::make_unique<Runtime>(config, std::move(options));
+  loop = std::async(std::launch::async, [this] { return runtime->run(); });
+  const RunInfo info = wait_ready();
+  EXPECT_EQ(call(info, "GET", "/health").status, 200);
+  EXPECT_EQ(call(info, "GET", "/metrics").status, 200);
+  EXPECT_EQ(call(info, "GET", "/v1/status").status, 401);
+  EXPECT_EQ(call(info, "POST", "/v1/shutdown").status, 401);
+  const auto with = [&](const std::string& value) {
+    return http::request("GET", "http://" + info.admin_address + "/v1/status", "", kPatience,
+                         {{"Authorization", value}})
+        ->status;
+  };
+  EXPECT_EQ(with("Bearer " + config.token), 200);
+  EXPECT_EQ(with("Bearer " + config.token + "x"), 401);
+  EXPECT_EQ(with(config.token), 401);
+}
+
 TEST_F(RuntimeTest, RoutersGetTheEpochAndAreWaitedFor) {
+  begin();
   const RunInfo info = wait_ready();
   proto::Hello hello;
   hello.role = proto::Role::kRouter;
@@ -204,7 +391,7 @@ TEST_F(RuntimeTest, RoutersGetTheEpochAndAreWaitedFor) {
 
 class TooSmall : public RuntimeTest {
  protected:
-  TooSmall() : RuntimeTest(3) {}
+  TooSmall() : RuntimeTest(3) { begin(); }
 };
 
 TEST_F(TooSmall, FailedFirstDeploymentsEndTheRun) {

@@ -69,26 +69,106 @@ std::string Simulation::tail() const {
   return text;
 }
 
-void Simulation::event(const Event& event) { perform(state.handle(event, now)); }
+void Simulation::event(const Event& event) {
+  events_.push_back(event);
+  if (handling_) return;  // the call below us goes on with it
+  handling_ = true;
+  while (!events_.empty()) {
+    const Event next = std::move(events_.front());
+    events_.pop_front();
+    const std::vector<Action> actions = state.handle(next, now);
+    if (!perform(actions)) crash_coordinator();
+  }
+  handling_ = false;
+}
+
+template <class Request>
+OperationId Simulation::ask(Request request) {
+  const OperationId id{fmt::format("op-{:04}", ++operations_)};
+  request.operation = id;
+  trace.push_back(fmt::format("a client asks for {}", id.value));
+  asked_[id] = request;
+  request.request = RequestId{++requests_};
+  operation_of_[request.request] = id;
+  event(request);
+  return id;
+}
 
 OperationId Simulation::start(std::vector<Deployment> deployments) {
-  const OperationId id{++operations_};
-  event(StartRequest{id, std::move(deployments)});
-  return id;
+  return ask(StartRequest{{}, std::move(deployments)});
 }
-
 OperationId Simulation::deploy(Deployment deployment) {
-  const OperationId id{++operations_};
-  trace.push_back(fmt::format("deploy '{}' as operation {}", deployment.name, id.value));
-  event(DeployRequest{id, std::move(deployment)});
-  return id;
+  return ask(DeployRequest{{}, std::move(deployment)});
+}
+OperationId Simulation::undeploy(const std::string& name) { return ask(UndeployRequest{{}, name}); }
+OperationId Simulation::drain(WorkerId worker) { return ask(DrainRequest{{}, worker}); }
+OperationId Simulation::undrain(WorkerId worker) { return ask(UndrainRequest{{}, worker}); }
+OperationId Simulation::rebalance() { return ask(RebalanceRequest{}); }
+
+void Simulation::join(WorkerId id, std::uint64_t capacity_bytes) {
+  EXPECT_TRUE(config.static_fleet);
+  Process& process = processes[id];
+  process = {};
+  process.incarnation = ++static_incarnations_;
+  process.capacity_bytes = capacity_bytes;
 }
 
-OperationId Simulation::undeploy(const std::string& name) {
-  const OperationId id{++operations_};
-  trace.push_back(fmt::format("undeploy '{}' as operation {}", name, id.value));
-  event(UndeployRequest{id, name});
-  return id;
+void Simulation::crash_coordinator() {
+  ++crashes;
+  crash_after_.reset();
+  trace.push_back("--- the coordinator is killed and started again ---");
+  events_.clear();
+  for (auto& [id, process] : processes) {
+    process.connection.reset();
+    process.outbox.clear();  // what it was sent before, it does
+  }
+  for (auto& [key, router] : routers) {
+    if (router.connection) router.cut_off_at = now;
+    router.connection.reset();
+    router.inbox.clear();
+    router.outbox.clear();
+    std::erase_if(router.usable,
+                  [&](const EpochView& view) { return view.placement.epoch > router.active; });
+  }
+  closing_.clear();
+  ClusterConfig again = config;
+  again.coordinator_instance = fmt::format("instance-{}", crashes);
+  state = ClusterState(again, now, disk);
+  if (!disk) return;
+  for (const auto& [id, error] : results) {
+    const auto known = state.operation(id);
+    if (!known) continue;  // more than 256 ago, or refused
+    const bool failed = known->state == OperationState::kFailed;
+    EXPECT_TRUE(failed || known->state == OperationState::kSucceeded)
+        << id.value << " was done and runs again" << tail();
+    EXPECT_EQ(failed, error.has_value()) << id.value << tail();
+  }
+  for (const OperationId& id : accepted) {
+    if (results.contains(id)) continue;
+    EXPECT_TRUE(state.operation(id)) << id.value << " was accepted and is forgotten" << tail();
+  }
+  // As the runtime does with its fleet.
+  if (!config.static_fleet) {
+    for (const DurableWorker& each : disk->workers) {
+      const auto process = processes.find(each.id);
+      if (each.runs &&
+          (process == processes.end() || process->second.incarnation != each.incarnation)) {
+        event(ProcessExited{each.id, each.incarnation, "gone when the coordinator came back"});
+      }
+    }
+  }
+  const auto asked = asked_;
+  for (const auto& [id, request] : asked) {
+    std::visit(
+        [this, &id = id](auto again) {
+          if constexpr (std::is_base_of_v<ChangeRequest, decltype(again)>) {
+            again.request = RequestId{++requests_};
+            operation_of_[again.request] = id;
+            event(again);
+          }
+        },
+        request);
+  }
 }
 
 proto::Hello Simulation::hello(proto::Role role,
@@ -120,6 +200,7 @@ void Simulation::reconnect_router(int key) {
   router.outbox.clear();
   proto::Hello hello = this->hello(proto::Role::kRouter, router.id.value, 1);
   hello.pid = router.pid;
+  hello.epoch = router.active;
   event(PeerHello{*router.connection, hello, "test"});
 }
 
@@ -128,6 +209,7 @@ void Simulation::close_router(int key) {
   if (!router.connection) return;
   const ConnectionId connection = *router.connection;
   router.connection.reset();
+  router.cut_off_at = now;
   router.inbox.clear();
   router.outbox.clear();
   std::erase_if(router.usable,
@@ -149,13 +231,13 @@ void Simulation::end_process(WorkerId id, const std::string& how) {
   processes.erase(id);
   trace.push_back(fmt::format("worker {} ends: {}", id.value, how));
   if (process.connection) event(PeerClosed{*process.connection, "end of file"});
-  event(ProcessExited{id, process.incarnation, how});
+  if (!config.static_fleet) event(ProcessExited{id, process.incarnation, how});
 }
 
 void Simulation::kill_process(WorkerId id) {
   const Process process = std::move(processes.at(id));
   processes.erase(id);
-  event(ProcessExited{id, process.incarnation, "signal 9"});
+  if (!config.static_fleet) event(ProcessExited{id, process.incarnation, "signal 9"});
   if (process.connection) event(PeerClosed{*process.connection, "end of file"});
 }
 
@@ -174,11 +256,6 @@ std::string Simulation::knock(proto::Hello hello) {
 void Simulation::check_publish(const EpochView& view) {
   EXPECT_GT(view.placement.epoch, last_published_) << tail();
   last_published_ = view.placement.epoch;
-  std::map<std::pair<WorkerId, std::int32_t>, std::int32_t> load;
-  for (WorkerId id : view.placement.workers()) {
-    for (ExpertId expert : view.placement.experts_of(id)) ++load[{id, expert.layer}];
-  }
-  for (const auto& [where, count] : load) EXPECT_LE(count, config.capacity_per_layer) << tail();
   for (const WorkerEndpoint& endpoint : view.workers) {
     const std::set<ExpertId> placed = as_set(view.placement.experts_of(endpoint.id));
     EXPECT_TRUE(includes(confirmed_[{endpoint.id, endpoint.incarnation}], placed))
@@ -200,6 +277,8 @@ void Simulation::check_kept(WorkerId id,
                             std::uint64_t incarnation,
                             const std::set<ExpertId>& kept) {
   for (const auto& [key, router] : routers) {
+    // One that did not come back to a new coordinator in time is beyond anybody's knowledge.
+    if (!router.connection && now - router.cut_off_at >= config.reconnect_grace) continue;
     for (const EpochView& view : router.usable) {
       const bool named =
           std::any_of(view.workers.begin(), view.workers.end(), [&](const WorkerEndpoint& each) {
@@ -213,69 +292,122 @@ void Simulation::check_kept(WorkerId id,
   }
 }
 
-void Simulation::perform(const std::vector<Action>& actions) {
-  // The view is the same for all routers; check it once.
-  for (const Action& action : actions) {
-    const auto* send = std::get_if<Send>(&action);
-    const auto* publish =
-        send != nullptr ? std::get_if<proto::PublishEpoch>(&send->message) : nullptr;
-    if (publish != nullptr && publish->view.placement.epoch > last_published_)
-      check_publish(publish->view);
+void Simulation::check_load(WorkerId id, const Process& process, const proto::LoadExperts& load) {
+  auto& told = told_[{id, process.incarnation}];
+  told.insert(load.experts.begin(), load.experts.end());
+  most_held = std::max(most_held, told.size());
+  std::uint64_t capacity =
+      process.capacity_bytes != 0 ? process.capacity_bytes : config.capacity_bytes;
+  std::uint64_t per_layer = 0;
+  std::uint64_t held = 0;
+  for (const auto& layer : config.model.layers) {
+    per_layer += layer.expert_bytes *
+                 static_cast<std::uint64_t>(std::min(config.capacity_per_layer, layer.num_routed));
   }
-  if (state.published() != nullptr && state.published()->placement.epoch > last_published_) {
-    check_publish(*state.published());
+  for (ExpertId expert : told)
+    held += config.model.layers[static_cast<std::size_t>(expert.layer)].expert_bytes;
+  if (per_layer != 0 && (capacity == 0 || per_layer < capacity)) capacity = per_layer;
+  EXPECT_LE(static_cast<double>(held), static_cast<double>(capacity) * (1 + config.move_headroom))
+      << "worker " << id.value << " is told to hold too much" << tail();
+}
+
+bool Simulation::perform(const std::vector<Action>& actions) {
+  std::size_t executed = 0;
+  for (std::size_t i = 0; i < actions.size(); ++i) {
+    EXPECT_TRUE(i == 0 || !std::holds_alternative<Persist>(actions[i])) << "persisted too late";
   }
   for (const Action& action : actions) {
-    if (const auto* log = std::get_if<Log>(&action)) {
-      trace.push_back(log->text);
-    } else if (const auto* start = std::get_if<StartWorker>(&action)) {
-      EXPECT_FALSE(processes.contains(start->worker)) << "started twice" << tail();
-      EXPECT_LT(start->worker.value, config.max_workers);
-      processes[start->worker].incarnation = start->incarnation;
-      processes[start->worker].crashing = crash.has_value();
-      processes[start->worker].frozen = freeze_new;
-    } else if (const auto* stop = std::get_if<StopWorker>(&action)) {
-      if (!exited && !routers.empty() && !state.status(now).shutting_down) {
-        check_kept(stop->worker, stop->incarnation, {});
-      }
-      const auto process = processes.find(stop->worker);
-      if (process != processes.end() && process->second.incarnation == stop->incarnation) {
-        process->second.asked_to_stop = true;
-      }
-    } else if (const auto* kill = std::get_if<KillWorker>(&action)) {
-      ++kills;
-      const auto process = processes.find(kill->worker);
-      if (process != processes.end() && process->second.incarnation == kill->incarnation) {
-        process->second.killed = true;
-      }
-    } else if (const auto* send = std::get_if<Send>(&action)) {
-      if (const auto* refuse = std::get_if<proto::Refuse>(&send->message)) {
-        refusals_[send->connection] = refuse->error.message;
-      }
-      for (auto& [id, process] : processes) {
-        if (process.connection != send->connection) continue;
-        if (const auto* drop = std::get_if<proto::DropExperts>(&send->message)) {
-          check_kept(id, process.incarnation, as_set(drop->keep));
-          confirmed_[{id, process.incarnation}] = as_set(drop->keep);
-        }
-        process.inbox.push_back(send->message);
-      }
-      for (auto& [key, router] : routers) {
-        if (router.connection != send->connection) continue;
-        if (const auto* publish = std::get_if<proto::PublishEpoch>(&send->message)) {
-          router.usable.push_back(publish->view);
-        }
-        router.inbox.push_back(send->message);
-      }
-    } else if (const auto* close = std::get_if<CloseConnection>(&action)) {
-      closing_.push_back(close->connection);
-    } else if (const auto* complete = std::get_if<CompleteOperation>(&action)) {
-      EXPECT_FALSE(results.contains(complete->operation)) << "completed twice" << tail();
-      results[complete->operation] = complete->error;
-    } else if (std::get_if<Exit>(&action) != nullptr) {
-      EXPECT_FALSE(exited);
-      exited = true;
+    if (crash_after_ && executed++ == *crash_after_) return false;
+    perform(action);
+  }
+  if (!actions.empty()) {
+    // Whatever was done is on disk, and nothing else.
+    EXPECT_EQ(state.durable(), disk.value_or(DurableState{})) << tail();
+  }
+  if (crash_after_) return false;
+  return true;
+}
+
+void Simulation::perform(const Action& action) {
+  if (const auto* persist = std::get_if<Persist>(&action)) {
+    if (disk) {
+      EXPECT_GE(persist->state->epoch_counter, disk->epoch_counter);
+      EXPECT_GE(persist->state->incarnation_counter, disk->incarnation_counter);
     }
+    disk = *persist->state;
+    if (disk->published && disk->published->placement.epoch > last_published_)
+      check_publish(*disk->published);
+  } else if (const auto* log = std::get_if<Log>(&action)) {
+    trace.push_back(fmt::format("{:6} {}", now.time_since_epoch() / milliseconds(1), log->text));
+  } else if (const auto* start = std::get_if<StartWorker>(&action)) {
+    EXPECT_FALSE(config.static_fleet) << "a static fleet starts nobody" << tail();
+    EXPECT_FALSE(processes.contains(start->worker)) << "started twice" << tail();
+    EXPECT_LT(start->worker.value, config.max_workers);
+    processes[start->worker].incarnation = start->incarnation;
+    processes[start->worker].crashing = crash.has_value();
+    processes[start->worker].frozen = freeze_new;
+    event(ProcessStarted{
+        start->worker, start->incarnation, {static_cast<std::int64_t>(start->incarnation), 1}});
+  } else if (const auto* stop = std::get_if<StopWorker>(&action)) {
+    EXPECT_FALSE(config.static_fleet) << "a static fleet stops nobody" << tail();
+    if (!exited && !routers.empty() && !state.status(now).shutting_down) {
+      check_kept(stop->worker, stop->incarnation, {});
+    }
+    const auto process = processes.find(stop->worker);
+    if (process != processes.end() && process->second.incarnation == stop->incarnation) {
+      process->second.asked_to_stop = true;
+    }
+  } else if (const auto* kill = std::get_if<KillWorker>(&action)) {
+    EXPECT_FALSE(config.static_fleet) << "a static fleet kills nobody" << tail();
+    ++kills;
+    const auto process = processes.find(kill->worker);
+    if (process != processes.end() && process->second.incarnation == kill->incarnation) {
+      process->second.killed = true;
+    }
+  } else if (const auto* send = std::get_if<Send>(&action)) {
+    if (const auto* refuse = std::get_if<proto::Refuse>(&send->message)) {
+      refusals_[send->connection] = refuse->error.message;
+    }
+    for (auto& [id, process] : processes) {
+      if (process.connection != send->connection) continue;
+      if (std::holds_alternative<proto::Refuse>(send->message)) process.refused = true;
+      if (std::holds_alternative<proto::Shutdown>(send->message)) process.asked_to_stop = true;
+      if (const auto* load = std::get_if<proto::LoadExperts>(&send->message)) {
+        check_load(id, process, *load);
+      }
+      if (const auto* drop = std::get_if<proto::DropExperts>(&send->message)) {
+        check_kept(id, process.incarnation, as_set(drop->keep));
+        std::erase_if(confirmed_[{id, process.incarnation}], [&](ExpertId expert) {
+          return !std::binary_search(drop->keep.begin(), drop->keep.end(), expert);
+        });
+        told_[{id, process.incarnation}] = as_set(drop->keep);
+      }
+      process.inbox.push_back(send->message);
+    }
+    for (auto& [key, router] : routers) {
+      if (router.connection != send->connection) continue;
+      if (const auto* publish = std::get_if<proto::PublishEpoch>(&send->message)) {
+        EXPECT_GE(publish->view.placement.epoch, router.active)
+            << "an epoch ran backwards" << tail();
+        router.usable.push_back(publish->view);
+      }
+      router.inbox.push_back(send->message);
+    }
+  } else if (const auto* close = std::get_if<CloseConnection>(&action)) {
+    closing_.push_back(close->connection);
+  } else if (const auto* accept = std::get_if<AcceptOperation>(&action)) {
+    accepted.insert(accept->operation);
+  } else if (const auto* complete = std::get_if<CompleteOperation>(&action)) {
+    EXPECT_FALSE(answers.contains(complete->request)) << "answered twice" << tail();
+    answers[complete->request] = *complete;
+    const auto asked = operation_of_.find(complete->request);
+    if (asked != operation_of_.end()) {
+      results[asked->second] = complete->error;
+      asked_.erase(asked->second);
+    }
+  } else if (std::get_if<Exit>(&action) != nullptr) {
+    EXPECT_FALSE(exited);
+    exited = true;
   }
 }
 
@@ -287,11 +419,13 @@ bool Simulation::step_process(WorkerId id) {
   if (process.frozen) return false;
   if (process.crashing) return end_process(id, *crash), true;
   if (process.asked_to_stop) return end_process(id, "exit status 0"), true;
+  if (process.refused) return end_process(id, "exit status 1"), true;
   if (!process.connection) {
-    if (!process.resident.empty()) return false;  // it was cut off and goes on serving
     process.connection = new_connection();
-    event(PeerHello{*process.connection, hello(proto::Role::kWorker, id.value, process.incarnation),
-                    "test"});
+    proto::Hello hello = this->hello(proto::Role::kWorker, id.value, process.incarnation);
+    hello.resident.assign(process.resident.begin(), process.resident.end());
+    hello.capacity_bytes = process.capacity_bytes;
+    event(PeerHello{*process.connection, hello, "test"});
     return true;
   }
   if (process.inbox.empty()) return false;
@@ -405,7 +539,7 @@ void Simulation::finish(OperationId id, milliseconds limit) {
   const Clock::time_point end = now + limit;
   run();
   while (!done(id) && now < end) advance(milliseconds(50));
-  EXPECT_TRUE(done(id)) << "operation " << id.value << " hangs" << tail();
+  EXPECT_TRUE(done(id)) << id.value << " hangs" << tail();
 }
 
 std::string Simulation::error(OperationId id) const {

@@ -25,8 +25,10 @@ class Simulation {
     std::uint64_t incarnation = 0;
     bool asked_to_stop = false;
     bool killed = false;
-    bool frozen = false;    // SIGSTOP: does nothing, but SIGKILL works
-    bool crashing = false;  // ends before it connects
+    bool frozen = false;               // SIGSTOP: does nothing, but SIGKILL works
+    bool crashing = false;             // ends before it connects
+    bool refused = false;              // the coordinator turned it away: it ends
+    std::uint64_t capacity_bytes = 0;  // that its Hello says
     std::optional<ConnectionId> connection;
     std::set<ExpertId> resident;
     std::deque<proto::ControlMessage> inbox, outbox;
@@ -38,6 +40,7 @@ class Simulation {
     bool frozen = false;
     bool confirms = true;  // answers PublishEpoch
     bool told_to_end = false;
+    Clock::time_point cut_off_at;  // without a connection since a crash of the coordinator
     std::vector<EpochView> usable;  // the active view, if any, then those it may switch to
     Epoch active;
     std::map<std::string, std::uint64_t> running;
@@ -46,11 +49,28 @@ class Simulation {
 
   explicit Simulation(ClusterConfig config);
 
-  // What tests do.
+  // What tests do. Each change gets an id of its own, and is asked for again after crash().
   OperationId start(std::vector<Deployment> deployments);
   OperationId deploy(Deployment deployment);
   OperationId undeploy(const std::string& name);
+  OperationId drain(WorkerId worker);
+  OperationId undrain(WorkerId worker);
+  OperationId rebalance();
+  /// Calls with all fields as given; the answer is in `answers`.
+  template <class Request>
+  RequestId call(Request request) {
+    request.request = RequestId{++requests_};
+    event(request);
+    return request.request;
+  }
   void event(const Event& event);
+  /// A worker of a static fleet appears.
+  void join(WorkerId id, std::uint64_t capacity_bytes = 0);
+  /// kill -9 of the coordinator, and a new one that knows what the last Persist said. Connections
+  /// are gone; workers and routers connect again, clients ask again.
+  void crash_coordinator();
+  /// The next event's actions are executed up to this many only, then the coordinator crashes.
+  void crash_within_next_event(std::size_t actions) { crash_after_ = actions; }
   /// A router connects; gives its key in `routers`.
   int add_router(std::optional<std::uint32_t> id = std::nullopt);
   void reconnect_router(int key);
@@ -96,6 +116,11 @@ class Simulation {
   std::map<WorkerId, Process> processes;
   std::map<int, Router> routers;
   std::map<OperationId, std::optional<Error>> results;
+  std::map<RequestId, CompleteOperation> answers;
+  std::set<OperationId> accepted;
+  std::optional<DurableState> disk;
+  std::uint64_t crashes = 0;
+  std::size_t most_held = 0;         // experts that one worker was told to hold at once
   std::optional<Error> load_error;   // workers answer LoadExperts with it
   std::optional<std::string> crash;  // new processes end with it
   bool freeze_new = false;           // new processes are stopped (SIGSTOP) at once
@@ -104,7 +129,12 @@ class Simulation {
   std::uint64_t kills = 0;
 
  private:
-  void perform(const std::vector<Action>& actions);
+  template <class Request>
+  OperationId ask(Request request);
+  /// False: the coordinator crashed in the midst of them.
+  bool perform(const std::vector<Action>& actions);
+  void perform(const Action& action);
+  void check_load(WorkerId id, const Process& process, const proto::LoadExperts& load);
   void check_publish(const EpochView& view);
   /// No router may use a view that needs what this worker is about to lose.
   void check_kept(WorkerId id, std::uint64_t incarnation, const std::set<ExpertId>& kept);
@@ -114,6 +144,15 @@ class Simulation {
 
   std::uint64_t connections_ = 0;
   std::uint64_t operations_ = 0;
+  std::uint64_t requests_ = 0;
+  std::map<OperationId, Event> asked_;  // changes that are not done
+  std::map<RequestId, OperationId> operation_of_;
+  std::deque<Event> events_;
+  bool handling_ = false;
+  std::optional<std::size_t> crash_after_;
+  std::uint64_t static_incarnations_ = 5000;
+  // What each incarnation may hold: told to load and not to drop since.
+  std::map<std::pair<WorkerId, std::uint64_t>, std::set<ExpertId>> told_;
   std::int64_t pids_ = 1000;
   int router_keys_ = 0;
   Epoch last_published_;

@@ -1,0 +1,392 @@
+// Who may connect, and what workers and routers say.
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "common/secret.h"
+#include "coordinator/state.h"
+#include "proto/channel.h"
+
+namespace moiety::coordinator {
+
+void ClusterState::refuse(ConnectionId connection, Error error) {
+  note(LogLevel::kWarning, "refused a connection: " + error.message);
+  act(Send{connection, proto::Refuse{std::move(error)}});
+  act(CloseConnection{connection});
+}
+
+void ClusterState::welcome(ConnectionId connection, std::uint32_t id) {
+  proto::Welcome welcome;
+  welcome.coordinator_instance = config_.coordinator_instance;
+  welcome.assigned_id = id;
+  welcome.lease_ttl = config_.lease_ttl;
+  welcome.heartbeat_interval = config_.lease_ttl / 3;
+  act(Send{connection, std::move(welcome)});
+}
+
+void ClusterState::on(const PeerHello& event) {
+  const proto::Hello& hello = event.hello;
+  if (!secrets_equal(hello.token, config_.token)) {
+    return refuse(
+        event.connection,
+        fail(ErrorCode::kInvalidArgument,
+             "the token is not this coordinator's (from " + event.remote_address +
+                 "): set MOIETY_TOKEN to the value that the coordinator was started with"));
+  }
+  if (shutting_down_) {
+    return refuse(event.connection,
+                  fail(ErrorCode::kUnavailable, "the coordinator is shutting down"));
+  }
+  if (hello.fingerprint != config_.model.fingerprint) {
+    return refuse(
+        event.connection,
+        fail(ErrorCode::kFailedPrecondition,
+             "another checkpoint: the coordinator serves fingerprint " + config_.model.fingerprint +
+                 ", the peer opened " + hello.fingerprint + "; start both with the same --model"));
+  }
+  switch (hello.role) {
+    case proto::Role::kWorker:
+      return welcome_worker(event);
+    case proto::Role::kRouter:
+      return welcome_router(event);
+    case proto::Role::kAdmin:
+      break;
+  }
+  refuse(event.connection,
+         fail(ErrorCode::kInvalidArgument,
+              "only workers and routers connect here; administration is over HTTP"));
+}
+
+std::optional<WorkerId> ClusterState::free_worker_id(const proto::Hello& hello) const {
+  std::optional<WorkerId> used;
+  std::optional<WorkerId> fresh;
+  for (std::uint32_t index = 0; index < workers_.size(); ++index) {
+    const Worker& each = workers_[index];
+    if (each.connection) continue;
+    // The same process again: incarnations of a static fleet are its workers' own.
+    if (each.incarnation == hello.incarnation) return WorkerId{index};
+    if (each.expected || each.retired) continue;
+    if (each.incarnation == 0 && !fresh) fresh = WorkerId{index};
+    if (each.incarnation != 0 && !used) used = WorkerId{index};
+  }
+  // A lost worker may come back and ask for its id: others take it last.
+  return fresh ? fresh : used;
+}
+
+void ClusterState::welcome_worker(const PeerHello& event) {
+  const proto::Hello& hello = event.hello;
+  std::optional<WorkerId> given;
+  if (hello.id) {
+    given = WorkerId{*hello.id};
+  } else if (config_.static_fleet) {
+    given = free_worker_id(hello);
+    if (!given) {
+      return refuse(
+          event.connection,
+          fail(ErrorCode::kResourceExhausted,
+               fmt::format("there are {} workers already; start the coordinator with more "
+                           "--workers",
+                           config_.max_workers)));
+    }
+  }
+  if (!given || given->value >= config_.max_workers) {
+    return refuse(
+        event.connection,
+        fail(ErrorCode::kInvalidArgument,
+             fmt::format("a worker must give its id, below --workers {}", config_.max_workers)));
+  }
+  if (hello.incarnation == 0) {
+    return refuse(event.connection,
+                  fail(ErrorCode::kInvalidArgument, "a worker must give an incarnation above 0"));
+  }
+  const WorkerId id = *given;
+  Worker& joined = worker(id);
+  if (joined.connection) {
+    return refuse(event.connection,
+                  fail(ErrorCode::kAlreadyExists,
+                       fmt::format("worker {} is already connected (incarnation {})", id.value,
+                                   joined.incarnation)));
+  }
+  const bool same_process = joined.incarnation == hello.incarnation;
+  if (config_.static_fleet) {
+    if (!same_process) {
+      if (joined.expected) lose_worker(id, "another process took its place");
+      joined.incarnation = hello.incarnation;
+      joined.restart_at = {};
+    }
+    if (joined.process != Worker::Process::kRunning || !same_process) joined.started = now_;
+    joined.process = Worker::Process::kRunning;
+    ++fleet_version_;
+    fleet_changed_at_ = now_;
+    durable_changed_ = true;
+  } else if (joined.process != Worker::Process::kRunning || !same_process) {
+    return refuse(
+        event.connection,
+        fail(ErrorCode::kLeaseLost,
+             fmt::format(
+                 "worker {} of incarnation {} is not expected: the coordinator starts its workers "
+                 "itself and replaced or stopped this one",
+                 id.value, hello.incarnation)));
+  }
+  const bool came_back = !hello.resident.empty();
+  Experts known;  // what it held for the published epoch and was never told to drop
+  if (joined.expected) {
+    std::set_intersection(joined.resident.begin(), joined.resident.end(), hello.resident.begin(),
+                          hello.resident.end(), std::back_inserter(known));
+  }
+  const bool talked_before = joined.expected || (config_.static_fleet && same_process);
+  joined.expected = false;
+  // A DropExperts of a former connection may still be under way in the worker: of what it says it
+  // holds only what nobody can have told it to drop is certain; the rest is asked for again.
+  joined.resident = std::move(known);
+  joined.may_hold = hello.resident;
+  joined.load_set.clear();
+  joined.loading = false;
+  joined.connection = event.connection;
+  joined.hello = hello;
+  joined.stats = {};
+  joined.stats_due = true;
+  joined.last_heard = now_;
+  worker_connections_[event.connection] = id;
+  welcome(event.connection, id.value);
+  if (talked_before) {
+    // A LoadExperts of a former connection may be under way as well: what it adds goes again.
+    const Epoch epoch = published() != nullptr ? published()->placement.epoch : Epoch{};
+    act(Send{event.connection, proto::DropExperts{epoch, joined.may_hold}});
+  }
+  note(LogLevel::kInfo,
+       fmt::format(
+           "worker {} {} (pid {}, incarnation {}{})", id.value,
+           came_back ? "came back" : "connected", hello.pid, hello.incarnation,
+           came_back ? fmt::format(", holds {} experts", hello.resident.size()) : std::string()));
+  dirty_ = true;
+}
+
+void ClusterState::welcome_router(const PeerHello& event) {
+  const proto::Hello& hello = event.hello;
+  const auto is_same_process = [&hello](const Router& router) {
+    return router.hello.pid == hello.pid && router.hello.incarnation == hello.incarnation &&
+           router.hello.http_address == hello.http_address;
+  };
+  RouterId id{hello.id.value_or(0)};
+  if (!hello.id) {
+    const auto back = std::find_if(routers_.begin(), routers_.end(), [&](const auto& entry) {
+      return is_same_process(entry.second);
+    });
+    if (back != routers_.end()) {
+      id = back->first;
+    } else {
+      while (routers_.contains(id)) ++id.value;
+    }
+  }
+  Router& router = routers_[id];
+  const bool same_process = is_same_process(router);
+  if (router.connection) {
+    if (!same_process) {
+      return refuse(
+          event.connection,
+          fail(ErrorCode::kAlreadyExists,
+               fmt::format("router {} is already connected; give another id or none", id.value)));
+    }
+    act(CloseConnection{*router.connection});
+    router_connections_.erase(*router.connection);
+  }
+  if (!same_process) router = Router{};
+  // What it uses, by its own word: the confirmation may have been lost with the connection, or this
+  // coordinator does not know the router yet.
+  if (hello.epoch.value != 0) {
+    router.active = std::max(router.active, hello.epoch);
+    router.oldest = router.active;
+  }
+  router.connection = event.connection;
+  router.hello = hello;
+  router.last_heard = now_;
+  router_connections_[event.connection] = id;
+  welcome(event.connection, id.value);
+  const bool ahead = hello.epoch.value > epoch_counter_;
+  if (ahead) {
+    // Our state was lost or is older than the router: numbers go on above its own.
+    note(
+        LogLevel::kWarning,
+        fmt::format("router {} uses epoch {}, later than any that is known here: going on above it",
+                    id.value, hello.epoch.value));
+    epoch_counter_ = hello.epoch.value;
+    durable_changed_ = true;
+  }
+  if (published() != nullptr && (ahead || published()->placement.epoch < hello.epoch)) {
+    publish({}, fmt::format("router {} was ahead", id.value));
+  } else if (published() != nullptr) {
+    act(Send{event.connection, proto::PublishEpoch{*published()}});
+    if (router.oldest.value == 0) router.oldest = published()->placement.epoch;
+  }
+  note(LogLevel::kInfo, fmt::format("router {} connected (pid {})", id.value, hello.pid));
+  dirty_ = true;
+}
+
+void ClusterState::on(const PeerMessage& event) {
+  if (const auto it = worker_connections_.find(event.connection); it != worker_connections_.end()) {
+    worker(it->second).last_heard = now_;
+    return on_worker_message(it->second, event.message);
+  }
+  if (const auto it = router_connections_.find(event.connection); it != router_connections_.end()) {
+    routers_.at(it->second).last_heard = now_;
+    return on_router_message(it->second, event.message);
+  }
+  // A connection that we refused or closed: what was under way when we did.
+}
+
+void ClusterState::on_worker_message(WorkerId id, const proto::ControlMessage& message) {
+  Worker& from = worker(id);
+  if (const auto* heartbeat = std::get_if<proto::WorkerHeartbeat>(&message)) {
+    from.stats = heartbeat->stats;
+    if (from.stats_due && from.stats.experts_resident == from.resident.size()) {
+      from.stats_due = false;
+      dirty_ = true;
+    }
+    return;
+  }
+  const auto* ready = std::get_if<proto::ExpertsReady>(&message);
+  if (ready == nullptr) {
+    note(LogLevel::kWarning,
+         fmt::format("worker {} sent a message that workers do not send; ignored", id.value));
+    return;
+  }
+  if (!from.loading || ready->epoch != from.load_epoch)
+    return;  // answers a request that was replaced
+  from.loading = false;
+  dirty_ = true;
+  if (!ready->error) {
+    if (from.resident.empty()) from.ready_since = now_;
+    Experts held;
+    std::set_union(from.resident.begin(), from.resident.end(), from.load_set.begin(),
+                   from.load_set.end(), std::back_inserter(held));
+    from.resident = std::move(held);
+    from.stats_due = from.stats.experts_resident != from.resident.size();
+    from.failures = 0;
+    from.load_again_at = {};
+    from.lost = false;
+    note(LogLevel::kInfo,
+         fmt::format("worker {} holds {} experts ({} bytes read for epoch {})", id.value,
+                     from.resident.size(), ready->bytes_read, ready->epoch.value));
+    return;
+  }
+  const std::string why =
+      fmt::format("worker {} could not load its experts: {}", id.value, ready->error->message);
+  note(LogLevel::kError, why);
+  // The process is well; what it reads from is not. It keeps what it has and tries again later.
+  from.backoff = from.backoff.count() == 0 ? config_.first_backoff
+                                           : std::min(from.backoff * 2, config_.max_backoff);
+  from.load_again_at = now_ + from.backoff;
+  from.last_loss = why;
+  drop_stand_ins(id);
+  if (change_ && change_->phase == Phase::kLoading &&
+      change_->target.placement.workers().contains(id) && !change_->failure) {
+    change_->failure = fail(ready->error->code, why);
+  }
+}
+
+void ClusterState::on_router_message(RouterId id, const proto::ControlMessage& message) {
+  Router& from = routers_.at(id);
+  if (const auto* heartbeat = std::get_if<proto::RouterHeartbeat>(&message)) {
+    from.stats = heartbeat->stats;
+    if (change_ && change_->phase == Phase::kDraining) dirty_ = true;
+    return;
+  }
+  if (const auto* active = std::get_if<proto::EpochActive>(&message)) {
+    if (published() == nullptr || active->epoch > published()->placement.epoch ||
+        active->epoch < from.oldest) {
+      note(LogLevel::kWarning,
+           fmt::format("router {} confirmed epoch {}, which it was not sent; ignored", id.value,
+                       active->epoch.value));
+      return;
+    }
+    from.oldest = from.active = active->epoch;
+    dirty_ = true;
+    const auto view = std::find_if(history_.begin(), history_.end(), [&](const EpochView& each) {
+      return each.placement.epoch == active->epoch;
+    });
+    if (view == history_.end()) return;
+    for (WorkerId lost : active->lost_workers) {
+      for (const WorkerEndpoint& endpoint : view->workers) {
+        if (endpoint.id == lost)
+          suspect(id, lost, endpoint.incarnation, "could not open a lane to it");
+      }
+    }
+    return;
+  }
+  if (const auto* suspicion = std::get_if<proto::WorkerSuspect>(&message)) {
+    return suspect(id, suspicion->worker, suspicion->incarnation, suspicion->reason);
+  }
+  note(LogLevel::kWarning,
+       fmt::format("router {} sent a message that routers do not send; ignored", id.value));
+}
+
+void ClusterState::suspect(RouterId router,
+                           WorkerId id,
+                           std::uint64_t incarnation,
+                           const std::string& why) {
+  const bool current = id.value < workers_.size() && worker(id).incarnation == incarnation &&
+                       worker(id).process == Worker::Process::kRunning;
+  if (!current) {
+    note(
+        LogLevel::kDebug,
+        fmt::format("router {} suspects worker {} of incarnation {}, which is not running any more",
+                    router.value, id.value, incarnation));
+    return;
+  }
+  // A worker that hangs or was stopped may wake up later: it must be dead before it is replaced.
+  lose_worker(id, fmt::format("router {} reports: {}", router.value, why));
+}
+
+void ClusterState::on(const PeerClosed& event) {
+  if (const auto it = worker_connections_.find(event.connection); it != worker_connections_.end()) {
+    const WorkerId id = it->second;
+    worker_connections_.erase(it);
+    worker(id).connection.reset();
+    if (shutting_down_ && config_.static_fleet) {
+      worker(id).process = Worker::Process::kNone;
+      dirty_ = durable_changed_ = true;
+      return;
+    }
+    if (worker(id).process == Worker::Process::kRunning)
+      lose_worker(id, "its connection ended: " + event.reason);
+    return;
+  }
+  if (const auto it = router_connections_.find(event.connection); it != router_connections_.end()) {
+    Router& router = routers_.at(it->second);
+    router.connection.reset();
+    // Only the connection is known to be gone. The router may serve on and come back; until its
+    // lease is over, the experts of the epochs that it uses stay.
+    router.gone_at = now_ + config_.lease_ttl;
+    note(LogLevel::kInfo,
+         fmt::format("router {} disconnected: {}", it->second.value, event.reason));
+    router_connections_.erase(it);
+    dirty_ = true;
+  }
+}
+
+void ClusterState::on(const ProcessStarted& event) {
+  if (event.worker.value >= workers_.size()) return;
+  Worker& started = worker(event.worker);
+  if (started.incarnation != event.incarnation || started.process == Worker::Process::kNone) return;
+  started.identity = event.process;
+  durable_changed_ = true;
+}
+
+void ClusterState::on(const ProcessExited& event) {
+  if (event.worker.value >= workers_.size()) return;
+  Worker& ended = worker(event.worker);
+  if (ended.incarnation != event.incarnation || ended.process == Worker::Process::kNone) return;
+  dirty_ = durable_changed_ = true;
+  const Worker::Process before = std::exchange(ended.process, Worker::Process::kNone);
+  if (before == Worker::Process::kRunning) {
+    lose_worker(event.worker, "its process ended: " + event.how);
+    return;
+  }
+  forget(ended);
+  if (before == Worker::Process::kStopping) {
+    note(LogLevel::kInfo, fmt::format("worker {} stopped ({})", event.worker.value, event.how));
+  }
+}
+
+}  // namespace moiety::coordinator

@@ -1,0 +1,390 @@
+// Drains, replicas, stand-ins, moves in steps, and fleets that somebody else starts.
+#include <gmock/gmock.h>
+
+#include "tests/coordinator/simulation.h"
+
+namespace moiety::coordinator {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::AllOf;
+using testing::Contains;
+using testing::Each;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+using testing::SizeIs;
+
+class Cluster : public testing::Test {
+ protected:
+  explicit Cluster(const ClusterConfig& config, std::vector<Deployment> first) : sim(config) {
+    if (config.static_fleet) {
+      for (std::uint32_t id = 0; id < config.max_workers; ++id) sim.join(WorkerId{id});
+      sim.run();
+    }
+    const OperationId started = sim.start(std::move(first));
+    sim.finish(started);
+    EXPECT_TRUE(sim.succeeded(started)) << sim.error(started);
+    router = sim.add_router();
+    sim.advance(3s);
+    EXPECT_TRUE(sim.status().ready);
+  }
+  Simulation sim;
+  int router = 0;
+};
+
+/// Room for one worker less than there are.
+class Roomy : public Cluster {
+ protected:
+  static ClusterConfig config() {
+    ClusterConfig config = test_config();
+    config.capacity_per_layer = 6;
+    return config;
+  }
+  Roomy() : Cluster(config(), {full_deployment()}) {}
+};
+
+// Drains.
+
+TEST_F(Roomy, DrainMovesExpertsAwayAndEndsTheWorker) {
+  ASSERT_THAT(sim.running(), SizeIs(3));
+  const OperationId drained = sim.drain(WorkerId{1});
+  sim.finish(drained);
+  EXPECT_TRUE(sim.succeeded(drained)) << sim.error(drained);
+  EXPECT_THAT(sim.running(), AllOf(SizeIs(3), Not(Contains(WorkerId{1}))));
+  EXPECT_TRUE(sim.status().ready);
+  EXPECT_GT(sim.state.operation(drained)->cost.bytes_loaded, 0u);
+  // Nothing brings it back but an undrain, also not another coordinator.
+  sim.crash_coordinator();
+  sim.reconnect_router(router);
+  sim.finish(sim.deploy(random_subset("python", 4, 1)));
+  EXPECT_THAT(sim.running(), Not(Contains(WorkerId{1})));
+  const auto workers = sim.status().workers;
+  const auto shown = std::find_if(workers.begin(), workers.end(),
+                                  [](const WorkerStatus& each) { return each.id == WorkerId{1}; });
+  ASSERT_NE(shown, workers.end());
+  EXPECT_TRUE(shown->drained);
+  const OperationId back = sim.undrain(WorkerId{1});
+  sim.finish(back);
+  const OperationId other = sim.drain(WorkerId{3});
+  sim.finish(other);
+  EXPECT_TRUE(sim.succeeded(other)) << sim.error(other);
+  EXPECT_THAT(sim.running(), Contains(WorkerId{1}));
+}
+
+TEST_F(Roomy, DrainThatTheOthersHaveNoRoomForIsRefused) {
+  sim.finish(sim.drain(WorkerId{3}));
+  const EpochView before = *sim.state.published();
+  const OperationId drained = sim.drain(WorkerId{0});
+  sim.finish(drained);
+  EXPECT_EQ(sim.results.at(drained)->code, ErrorCode::kResourceExhausted);
+  EXPECT_EQ(*sim.state.published(), before);
+  // It is used as before.
+  sim.finish(sim.undrain(WorkerId{3}));
+  sim.advance(1s);
+  EXPECT_THAT(sim.running(), Contains(WorkerId{0}));
+  const OperationId unknown = sim.drain(WorkerId{9});
+  EXPECT_EQ(sim.results.at(unknown)->code, ErrorCode::kNotFound);
+}
+
+TEST(DrainInBytes, NamesTheMissingBytes) {
+  ClusterConfig config = test_config();
+  config.capacity_per_layer = 0;
+  config.capacity_bytes = 1300;  // 4 workers: 5200 for 4800
+  Simulation sim(config);
+  sim.finish(sim.start({full_deployment()}));
+  const OperationId drained = sim.drain(WorkerId{0});
+  sim.finish(drained);
+  EXPECT_THAT(sim.error(drained), HasSubstr("900 bytes are missing"));
+}
+
+TEST_F(Roomy, DrainThatCannotLoadIsTakenBack) {
+  sim.load_error = Error{ErrorCode::kIo, "No space left on device"};
+  const OperationId drained = sim.drain(WorkerId{1});
+  sim.finish(drained);
+  EXPECT_THAT(sim.error(drained), AllOf(HasSubstr("No space left"), HasSubstr("rolled back")));
+  sim.load_error.reset();
+  sim.advance(2s);
+  EXPECT_THAT(sim.running(), Contains(WorkerId{1}));
+  EXPECT_EQ(sim.experts_resident(), 48u);
+  EXPECT_TRUE(sim.status().ready);
+}
+
+// Moves.
+
+TEST(Moves, ALargeOneTakesSeveralEpochsWithinTheHeadroom) {
+  ClusterConfig config = test_config();  // every worker is full
+  config.policy = planner::PlacementPolicy::kById;
+  Simulation sim(config);
+  sim.finish(sim.start({full_deployment()}));
+  sim.add_router();
+  sim.advance(1s);
+  // Another rule, the same state: half of all experts move.
+  sim.config.policy = planner::PlacementPolicy::kRoundRobin;
+  sim.crash_coordinator();
+  sim.reconnect_router(0);
+  const std::uint64_t epochs = sim.state.published()->placement.epoch.value;
+  const OperationId moved = sim.rebalance();
+  sim.finish(moved, 60s);
+  EXPECT_TRUE(sim.succeeded(moved)) << sim.error(moved);
+  EXPECT_GT(sim.state.published()->placement.epoch.value, epochs + 2);
+  EXPECT_LE(sim.most_held, 15u) << "12 and a quarter";
+  EXPECT_EQ(sim.experts_resident(), 48u);
+}
+
+TEST(Moves, WithoutHeadroomTheyAreRefusedWithTheBytes) {
+  ClusterConfig config = test_config();
+  config.policy = planner::PlacementPolicy::kById;
+  config.move_headroom = 0.05;
+  Simulation sim(config);
+  sim.finish(sim.start({full_deployment()}));
+  sim.advance(1s);
+  sim.config.policy = planner::PlacementPolicy::kRoundRobin;
+  sim.crash_coordinator();
+  const EpochView before = *sim.state.published();
+  const OperationId moved = sim.rebalance();
+  sim.finish(moved, 60s);
+  ASSERT_FALSE(sim.succeeded(moved));
+  EXPECT_EQ(sim.results.at(moved)->code, ErrorCode::kResourceExhausted);
+  EXPECT_THAT(sim.error(moved), HasSubstr("lacks 40 bytes"));
+  EXPECT_EQ(*sim.state.published(), before);
+}
+
+// Loss.
+
+/// The others have room for what a lost one held.
+class Spare : public Cluster {
+ protected:
+  static ClusterConfig config() {
+    ClusterConfig config = test_config();
+    config.capacity_per_layer = 6;
+    config.move_headroom = 1;
+    return config;
+  }
+  Spare() : Cluster(config(), {full_deployment()}) {}
+};
+
+TEST_F(Spare, OthersTakeOverAtOnceAndTheRestartBringsThePlacementBack) {
+  const auto placement = sim.state.published()->placement;
+  ASSERT_THAT(placement.workers(), SizeIs(3));
+  const WorkerId victim = *placement.workers().begin();
+  sim.freeze_new = true;  // its successor takes its time
+  sim.kill_process(victim);
+  sim.run();
+  EXPECT_TRUE(sim.status().ready) << "nobody took its experts over";
+  EXPECT_EQ(sim.status().experts_missing, 0u);
+  EXPECT_EQ(sim.view(router).placement.epoch, sim.state.published()->placement.epoch);
+  sim.freeze_new = false;
+  sim.processes.at(victim).frozen = false;
+  sim.advance(2s);
+  EXPECT_EQ(sim.state.published()->placement.owners, placement.owners);
+  EXPECT_EQ(sim.experts_resident(), 48u) << "those that stood in still hold them";
+}
+
+TEST_F(Roomy, AFirstLossIsMadeGoodWithoutAWait) {
+  sim.kill_process(WorkerId{1});
+  EXPECT_TRUE(sim.processes.contains(WorkerId{1})) << "started in the same instant";
+}
+
+TEST_F(Roomy, AStandInThatCannotLoadGoesOnServing) {
+  sim.load_error = Error{ErrorCode::kNotFound, "model.safetensors: no such file"};
+  sim.freeze_new = true;
+  sim.finish(sim.deploy(random_subset("python", 4, 1)), 60s);
+  sim.kill_process(WorkerId{1});
+  sim.advance(1s);
+  EXPECT_THAT(sim.running(), AllOf(Contains(WorkerId{0}), Contains(WorkerId{2})));
+  EXPECT_EQ(sim.status().worker_losses, 1u);
+  EXPECT_THAT(sim.view(router).workers, SizeIs(2));
+}
+
+class Replicated : public Cluster {
+ protected:
+  static ClusterConfig config() {
+    ClusterConfig config = test_config();
+    config.capacity_per_layer = 8;
+    config.replicas = 2;
+    return config;
+  }
+  Replicated() : Cluster(config(), {full_deployment()}) {}
+};
+
+TEST_F(Replicated, ALossLeavesEveryExpertServed) {
+  ASSERT_THAT(sim.running(), SizeIs(4));
+  EXPECT_EQ(sim.status().replicas_missing, 0u);
+  sim.freeze_new = true;
+  sim.kill_process(WorkerId{1});
+  sim.run();
+  EXPECT_THAT(sim.view(router).workers, SizeIs(3));
+  EXPECT_TRUE(sim.status().ready);
+  EXPECT_EQ(sim.status().experts_missing, 0u);
+  EXPECT_GT(sim.status().replicas_missing, 0u);
+  sim.processes.at(WorkerId{1}).frozen = false;
+  sim.advance(1s);
+  EXPECT_EQ(sim.status().replicas_missing, 0u);
+}
+
+// Static fleets.
+
+class Static : public Cluster {
+ protected:
+  static ClusterConfig config() {
+    ClusterConfig config = test_config();
+    config.static_fleet = true;
+    config.capacity_per_layer = 6;
+    return config;
+  }
+  Static() : Cluster(config(), {full_deployment()}) {}
+};
+
+TEST(StaticStart, WaitsForItsWorkers) {
+  ClusterConfig config = test_config();
+  config.static_fleet = true;
+  config.capacity_per_layer = 6;
+  Simulation sim(config);
+  const OperationId started = sim.start({full_deployment()});
+  sim.advance(5s);
+  EXPECT_FALSE(sim.done(started));
+  EXPECT_THAT(sim.state.operation(started)->waiting_for, HasSubstr("0 of 4"));
+  sim.join(WorkerId{0});
+  sim.join(WorkerId{1});
+  sim.advance(5s);  // too few for all experts
+  EXPECT_FALSE(sim.done(started));
+  EXPECT_THAT(sim.state.operation(started)->waiting_for, HasSubstr("more workers"));
+  sim.join(WorkerId{3});
+  sim.finish(started, 5s);  // enough, and no other one joined for a while
+  EXPECT_TRUE(sim.succeeded(started)) << sim.error(started);
+}
+
+TEST(StaticStart, WorkersSayTheirCapacities) {
+  ClusterConfig config = test_config();
+  config.static_fleet = true;
+  config.capacity_per_layer = 0;
+  config.capacity_bytes = 1000;
+  config.max_workers = 2;
+  Simulation sim(config);
+  sim.join(WorkerId{0}, 4000);
+  sim.join(WorkerId{1});
+  const OperationId started = sim.start({full_deployment()});
+  sim.finish(started);
+  ASSERT_TRUE(sim.succeeded(started)) << sim.error(started);
+  EXPECT_EQ(
+      sim.processes.at(WorkerId{0}).resident.size() + sim.processes.at(WorkerId{1}).resident.size(),
+      48u);
+  EXPECT_LE(sim.processes.at(WorkerId{1}).resident.size(), 10u);
+  EXPECT_EQ(sim.status().workers.at(0).capacity_bytes, 4000u);
+}
+
+TEST_F(Static, WhoIsNotNeededIdles) {
+  EXPECT_THAT(sim.running(), SizeIs(4));
+  EXPECT_THAT(sim.state.published()->workers, SizeIs(3));
+  EXPECT_TRUE(sim.processes.at(WorkerId{3}).resident.empty());
+  EXPECT_EQ(sim.status().workers.at(3).state, WorkerState::kIdle);
+  sim.finish(sim.deploy(random_subset("python", 4, 1)));
+  const OperationId undeployed = sim.undeploy("");
+  sim.finish(undeployed);
+  EXPECT_TRUE(sim.succeeded(undeployed)) << sim.error(undeployed);
+  EXPECT_THAT(sim.running(), SizeIs(4));
+  EXPECT_EQ(sim.experts_resident(), 12u);
+}
+
+TEST_F(Static, TheOthersTakeALostOnesExpertsOverForGood) {
+  const WorkerId victim = *sim.state.published()->placement.workers().begin();
+  sim.kill_process(victim);
+  sim.run();
+  EXPECT_TRUE(sim.status().ready) << "taken over in the same instant";
+  sim.advance(10s);
+  EXPECT_THAT(sim.state.published()->placement.workers(), Not(Contains(victim)));
+  EXPECT_TRUE(sim.status().ready);
+  EXPECT_EQ(sim.experts_resident(), 48u);
+  EXPECT_FALSE(sim.status().operation) << "placed anew, and at rest";
+}
+
+TEST_F(Static, AWorkerThatWasCutOffComesBackWithWhatItHolds) {
+  const WorkerId victim = *sim.state.published()->placement.workers().begin();
+  const auto owners = sim.state.published()->placement.owners;
+  sim.break_connection(victim);
+  sim.advance(2s);
+  EXPECT_EQ(sim.state.published()->placement.owners, owners);
+  EXPECT_TRUE(sim.status().ready);
+}
+
+TEST_F(Static, AWorkerThatHangsIsLeftOutUntilItComesBack) {
+  const WorkerId victim{0};
+  sim.freeze(victim);
+  sim.advance(4s);  // its lease
+  EXPECT_TRUE(sim.status().ready);
+  for (const WorkerEndpoint& each : sim.view(router).workers) EXPECT_NE(each.id, victim);
+  sim.processes.at(victim).frozen = false;
+  sim.advance(15s);
+  EXPECT_TRUE(sim.status().ready);
+  EXPECT_EQ(sim.experts_resident(), 48u);
+}
+
+TEST_F(Static, TooLittleRoomLeavesTheRestMissingUntilSomebodyJoins) {
+  for (std::uint32_t id : {0u, 1u}) sim.kill_process(WorkerId{id});
+  sim.advance(15s);
+  EXPECT_FALSE(sim.status().ready);
+  EXPECT_GT(sim.status().experts_missing, 0u);
+  EXPECT_LT(sim.status().experts_missing, 36u) << "the others did not take what they could";
+  sim.join(WorkerId{1});
+  sim.advance(15s);
+  EXPECT_TRUE(sim.status().ready);
+  EXPECT_EQ(sim.status().experts_missing, 0u);
+  EXPECT_EQ(sim.experts_resident(), 48u);
+}
+
+TEST_F(Static, DrainedWorkersIdle) {
+  const OperationId drained = sim.drain(WorkerId{0});
+  sim.finish(drained);
+  EXPECT_TRUE(sim.succeeded(drained)) << sim.error(drained);
+  sim.advance(1s);
+  EXPECT_TRUE(sim.processes.at(WorkerId{0}).resident.empty());
+  EXPECT_TRUE(sim.status().workers.at(0).drained);
+}
+
+TEST_F(Static, LossDuringAChangeIsPlannedAnew) {
+  sim.finish(sim.deploy(random_subset("python", 4, 1)));
+  const OperationId drained = sim.drain(WorkerId{0});
+  sim.kill_process(WorkerId{3});  // it was to take worker 0's experts
+  sim.finish(drained, 60s);
+  ASSERT_FALSE(sim.succeeded(drained)) << "two workers cannot hold everything";
+  EXPECT_EQ(sim.results.at(drained)->code, ErrorCode::kResourceExhausted);
+  sim.advance(5s);
+  EXPECT_TRUE(sim.status().ready);
+}
+
+TEST_F(Static, WorkersWithoutAnIdGetOne) {
+  proto::Hello hello = sim.hello(proto::Role::kWorker, 0, 9001);
+  hello.id.reset();
+  EXPECT_THAT(sim.knock(hello), HasSubstr("4 workers already"));
+  sim.kill_process(WorkerId{2});
+  EXPECT_EQ(sim.knock(hello), "");
+  EXPECT_THAT(sim.knock(sim.hello(proto::Role::kWorker, 0, 9002)), HasSubstr("already connected"));
+  EXPECT_THAT(sim.knock(sim.hello(proto::Role::kWorker, 7, 9003)), HasSubstr("--workers 4"));
+}
+
+TEST_F(Static, ShutdownTellsTheWorkers) {
+  sim.event(ShutdownRequest{"test"});
+  sim.close_router(router);
+  sim.advance(1s);
+  EXPECT_TRUE(sim.exited);
+  EXPECT_THAT(sim.running(), IsEmpty());
+}
+
+// Status.
+
+TEST_F(Replicated, StatusSaysWhoHoldsWhat) {
+  const ClusterStatus status = sim.status();
+  EXPECT_EQ(status.replicas, 2);
+  ASSERT_THAT(status.epochs, SizeIs(1));
+  EXPECT_THAT(status.epochs[0].routers, SizeIs(1));
+  ASSERT_THAT(status.groups, SizeIs(1));
+  EXPECT_EQ(status.groups[0].copies, 96u);
+  for (const WorkerStatus& each : status.workers) EXPECT_EQ(each.bytes, 2400u);
+  ASSERT_FALSE(status.operations.empty());
+  EXPECT_EQ(status.operations[0].kind, OperationKind::kStart);
+  EXPECT_EQ(status.operations[0].id, OperationId{"op-0001"});
+}
+
+}  // namespace
+}  // namespace moiety::coordinator
