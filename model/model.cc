@@ -1,12 +1,14 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "common/check.h"
 #include "kernels/elementwise.h"
 #include "kernels/gate.h"
 #include "kernels/linear.h"
+#include "model/micro_batches.h"
 #include "model/weights.h"
 
 namespace moiety {
@@ -63,7 +65,11 @@ struct Pass {
   void attention_block(std::int32_t index);
   void prepare_heads(const LayerWeights& layer, std::int32_t index, std::size_t row);
   void norm_heads(const std::vector<float>& weight, std::span<float> heads);
-  void feed_forward_block(std::int32_t index);
+  void begin_experts(std::int32_t index);
+  void finish_experts(std::int32_t index);
+  void begin_layer(std::int32_t index);
+  void finish_layer(std::int32_t index);
+  void start(std::span<const SequenceChunk> chunks);
   void select(std::int32_t index, std::size_t row);
   void always_on_shares(const LayerWeights& layer);
   void always_on(const LayerWeights& layer);
@@ -274,13 +280,10 @@ void Pass::always_on(const LayerWeights& layer) {
   }
 }
 
-void Pass::feed_forward_block(std::int32_t index) {
+/// Chooses experts and asks for them.
+void Pass::begin_experts(std::int32_t index) {
   const LayerWeights& layer = weights.layers[size(index)];
   const MoeDescription& moe = arch.layers[size(index)].moe;
-  const bool is_dense = arch.layers[size(index)].is_dense();
-  norm_rows(layer.ffn_norm, !is_dense);
-  always_on_shares(layer);
-  if (is_dense) return always_on(layer);
   ws.gate_logits.resize(rows * size(moe.gate_rows));
   const kernels::LinearJob gate{&layer.gate, ws.gate_logits.data()};
   kernels::linear(ws.gate_inputs, {&gate, 1}, pool);
@@ -292,11 +295,38 @@ void Pass::feed_forward_block(std::int32_t index) {
   });
   experts.begin({index, static_cast<std::int32_t>(rows), arch.hidden_size, moe.top_k, ws.h,
                  result.topk_ids[size(index)], ws.topk_weights});
-  always_on(layer);
+}
+
+/// Computes what runs for every row while the experts are under way, and takes their results.
+void Pass::finish_experts(std::int32_t index) {
+  always_on(weights.layers[size(index)]);
   flush_out();
   experts.finish(ws.out, result.failed);
   out_is_pending = true;
   if (options.keep_gate_logits) result.gate_logits[size(index)] = ws.gate_logits;
+}
+
+/// A layer up to where its experts are asked for.
+void Pass::begin_layer(std::int32_t index) {
+  attention_block(index);
+  const LayerWeights& layer = weights.layers[size(index)];
+  const bool is_dense = arch.layers[size(index)].is_dense();
+  norm_rows(layer.ffn_norm, !is_dense);
+  always_on_shares(layer);
+  if (!is_dense) begin_experts(index);
+}
+
+void Pass::finish_layer(std::int32_t index) {
+  if (arch.layers[size(index)].is_dense()) {
+    always_on(weights.layers[size(index)]);
+  } else {
+    finish_experts(index);
+  }
+}
+
+void Pass::start(std::span<const SequenceChunk> chunks) {
+  lay_out(chunks);
+  embed();
 }
 
 void Pass::head(std::span<const SequenceChunk> chunks) {
@@ -333,7 +363,8 @@ struct Model::State {
   kernels::Variant variant;
   ThreadPool* pool;
   DenseWeights weights;
-  Workspace workspace{};  // of the forward pass under way
+  // Of the forward pass under way, by micro-batch.
+  std::array<Workspace, MoeBackend::kMaxInFlight> workspaces{};
 };
 
 std::unique_ptr<GateMask> make_gate_mask(const KeptExperts& kept,
@@ -372,20 +403,42 @@ StepResult Model::forward(std::span<const SequenceChunk> chunks,
                           KvCache& kv,
                           MoeBackend& experts,
                           const StepOptions& options) const {
-  Pass pass{state_->architecture,
-            state_->weights,
-            state_->dtype,
-            state_->variant,
-            *state_->pool,
-            kv,
-            experts,
-            options,
-            state_->workspace};
-  pass.lay_out(chunks);
-  pass.embed();
-  for (std::int32_t layer = 0; layer < state_->architecture.num_layers(); ++layer) {
-    pass.attention_block(layer);
-    pass.feed_forward_block(layer);
+  const auto make_pass = [&](std::size_t micro_batch) {
+    return Pass{state_->architecture,
+                state_->weights,
+                state_->dtype,
+                state_->variant,
+                *state_->pool,
+                kv,
+                experts,
+                options,
+                state_->workspaces[micro_batch]};
+  };
+  const std::int32_t num_layers = state_->architecture.num_layers();
+  if (options.micro_batches > 1 && options.replay_gate == nullptr) {
+    const HalvedChunks halves = halve(chunks);
+    if (!halves.first.empty()) {
+      // The second half may attend to the first one's rows: its layers always come later.
+      Pass a = make_pass(0), b = make_pass(1);
+      a.start(halves.first);
+      b.start(halves.second);
+      a.begin_layer(0);
+      for (std::int32_t layer = 0; layer < num_layers; ++layer) {
+        b.begin_layer(layer);
+        a.finish_layer(layer);
+        if (layer + 1 < num_layers) a.begin_layer(layer + 1);
+        b.finish_layer(layer);
+      }
+      a.head(halves.first);
+      b.head(halves.second);
+      return join(std::move(a.result), b.result);
+    }
+  }
+  Pass pass = make_pass(0);
+  pass.start(chunks);
+  for (std::int32_t layer = 0; layer < num_layers; ++layer) {
+    pass.begin_layer(layer);
+    pass.finish_layer(layer);
   }
   pass.head(chunks);
   return std::move(pass.result);

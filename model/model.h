@@ -41,14 +41,16 @@ struct StepOptions {
   /// Per layer, raw gate logits [rows, gate_rows] whose *choice* of experts is used instead of our
   /// own (weights are ours); empty for a dense layer. Null: no replay.
   const std::vector<std::vector<float>>* replay_gate = nullptr;
+  /// 2: the rows go in two halves, and one half's experts are asked for before the other half's
+  /// answers are waited for. The bits are the same. 1 with replay_gate, or with a single row.
+  std::int32_t micro_batches = 1;
 };
 
 /// Rows are the chunks' tokens, chunk after chunk.
 struct StepResult {
-  std::vector<float> logits;       ///< [logit rows, vocab], in row order
-  std::vector<float> masked_mass;  ///< [rows]: mean over MoE layers
-  std::vector<std::uint8_t>
-      failed;  ///< [rows]: 1 = some expert could not be had; its logits mean nothing
+  std::vector<float> logits;         ///< [logit rows, vocab], in row order
+  std::vector<float> masked_mass;    ///< [rows]: mean over MoE layers
+  std::vector<std::uint8_t> failed;  ///< [rows]: a RowFailure; then its logits mean nothing
   /// Per layer [rows, top_k]; empty for a dense layer.
   std::vector<std::vector<std::int32_t>> topk_ids;
   /// Per layer [rows, gate_rows], when asked for; empty for a dense layer.

@@ -38,17 +38,21 @@ json::object moiety_details(const AnswerOptions& options,
   double sum = 0;
   double tokens = 0;
   bool known = true;
+  std::int32_t masked_experts = 0;
   for (const Finish* finish : finishes) {
     const double count = std::max(1, finish->prompt_tokens + finish->completion_tokens - 1);
     known = known && finish->masked_mass.has_value();
     sum += finish->masked_mass.value_or(0) * count;
     tokens += count;
+    masked_experts = std::max(masked_experts, finish->masked_experts);
   }
   json::object details;
   // The full model is the deployment of the served name itself.
   details["deployment"] = options.deployment.empty() ? options.model : options.deployment;
   if (finishes.size() == 1 && known) sum = *finishes[0]->masked_mass, tokens = 1;
   details["masked_mass"] = known && tokens > 0 ? json::value(sum / tokens) : json::value(nullptr);
+  // Only where experts were missing that the deployment has: the answer is not quite its own.
+  if (masked_experts > 0) details["masked_experts"] = masked_experts;
   return details;
 }
 

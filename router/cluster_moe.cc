@@ -1,256 +1,401 @@
 #include "router/cluster_moe.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "common/check.h"
 #include "common/log.h"
 #include "kernels/elementwise.h"
+#include "router/choose_owners.h"
 
 namespace moiety {
 namespace {
 
+// A wait is made of slices. One that took much longer than it should says that this process, or
+// all of them, did not run: that is nobody's silence.
+constexpr std::chrono::milliseconds kSlice{100};
+constexpr std::chrono::milliseconds kOwnPause{20};
+// Events taken before a step.
+constexpr int kMaxPolled = 64;
+
 std::size_t size(std::int64_t value) { return static_cast<std::size_t>(value); }
+
+std::chrono::nanoseconds between(std::uint64_t begin_ns, std::uint64_t end_ns) {
+  return std::chrono::nanoseconds(end_ns > begin_ns ? end_ns - begin_ns : 0);
+}
 
 }  // namespace
 
 ClusterMoe::ClusterMoe(std::unique_ptr<fabric::RouterLane> lane,
                        const ClusterMoeOptions& options,
                        SuspectCallback on_suspect)
-    : lane_(std::move(lane)), options_(options), on_suspect_(std::move(on_suspect)) {}
+    : lane_(std::move(lane)),
+      options_(options),
+      fleet_(options.connect_timeout, options.reply, std::move(on_suspect)) {}
+
+ClusterMoe::~ClusterMoe() = default;
+
+void ClusterMoe::attach(std::unique_ptr<fabric::RouterLane> lane, std::uint64_t router_id) {
+  {
+    const std::lock_guard lock(mutex_);
+    MOIETY_CHECK(lane_ == nullptr, "a second lane");
+    options_.router_id = router_id;
+    lane_ = std::move(lane);
+  }
+  attached_.notify_all();
+}
 
 BackendStats ClusterMoe::stats() const {
   BackendStats stats = stats_;
+  if (lane_ == nullptr) return stats;
   stats.bytes_sent = lane_->bytes_sent();
   stats.bytes_received = lane_->bytes_received();
   return stats;
 }
 
-void ClusterMoe::begin_step(std::uint64_t step) { step_ = step; }
+void ClusterMoe::apply(const EpochView& view) { fleet_.apply(*lane_, view); }
 
-std::vector<WorkerId> ClusterMoe::apply(const EpochView& view) {
-  epoch_ = view.placement.epoch;
-  owners_ = view.placement.owners;
-  std::map<WorkerId, const WorkerEndpoint*> wanted;
-  for (const WorkerEndpoint& endpoint : view.workers) wanted[endpoint.id] = &endpoint;
-  for (auto it = incarnations_.begin(); it != incarnations_.end();) {
-    const auto found = wanted.find(it->first);
-    if (found == wanted.end() || found->second->incarnation != it->second) {
-      lane_->disconnect(it->first.value);
-      it = incarnations_.erase(it);
-    } else {
-      ++it;
-    }
-  }
-  std::vector<WorkerId> lost;
-  for (const auto& [id, endpoint] : wanted) {
-    if (incarnations_.contains(id)) continue;
-    const auto connected = lane_->connect(endpoint->lane_address, id.value, endpoint->incarnation,
-                                          Clock::now() + options_.connect_timeout);
-    if (connected) {
-      incarnations_[id] = endpoint->incarnation;
-      continue;
-    }
-    log_warning("epoch {}: cannot reach worker {} at {}: {}", epoch_.value, id.value,
-                endpoint->lane_address, connected.error().message);
-    if (on_suspect_) on_suspect_(id, endpoint->incarnation, connected.error().message);
-    lost.push_back(id);
-  }
-  for (WorkerId id : view.placement.workers()) {
-    if (!wanted.contains(id)) lost.push_back(id);
-  }
-  return lost;
+std::optional<std::vector<WorkerId>> ClusterMoe::applied() {
+  if (lane_ == nullptr) return std::nullopt;
+  return fleet_.applied(*lane_);
 }
 
-void ClusterMoe::lose(WorkerId worker, const std::string& why) {
-  const auto it = incarnations_.find(worker);
-  if (it == incarnations_.end()) return;
-  log_warning("worker {} is lost: {}", worker.value, why);
-  const std::uint64_t incarnation = it->second;
-  incarnations_.erase(it);
-  lane_->disconnect(worker.value);
-  if (on_suspect_) on_suspect_(worker, incarnation, why);
+void ClusterMoe::announce(const EpochView& view) {
+  News news;
+  news.placed = view.placement.workers();
+  for (const WorkerEndpoint& endpoint : view.workers)
+    news.incarnations[endpoint.id] = endpoint.incarnation;
+  {
+    const std::lock_guard lock(mutex_);
+    news_ = std::move(news);
+  }
+  interrupt();
+}
+
+void ClusterMoe::interrupt() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (lane_ != nullptr) return lane_->interrupt();
+    interrupted_before_lane_ = true;
+  }
+  attached_.notify_all();
 }
 
 void ClusterMoe::idle_wait(Deadline deadline) {
-  const fabric::Event event = lane_->wait(deadline);
-  if (event.type == fabric::Event::Type::kPeerLost) {
-    lose(WorkerId{static_cast<std::uint32_t>(event.peer)}, "its connection ended");
-  } else if (event.type == fabric::Event::Type::kMessage) {
-    ++stats_.stale_dropped;
+  {
+    std::unique_lock lock(mutex_);
+    if (lane_ == nullptr) {
+      attached_.wait_until(lock, deadline,
+                           [&] { return lane_ != nullptr || interrupted_before_lane_; });
+      interrupted_before_lane_ = false;
+      return;
+    }
   }
+  if (std::exchange(interrupted_, false)) return;
+  handle(lane_->wait(std::min(deadline, fleet_.next_timer())));
+  interrupted_ = false;  // whoever waited idly looks at everything now
+  fleet_.retry(*lane_);
 }
 
-void ClusterMoe::build_parts() {
-  parts_.clear();
-  row_failed_.assign(size(input_.num_rows), 0);
-  const auto& owners = owners_.size() > size(input_.layer) ? owners_[size(input_.layer)]
-                                                           : std::vector<std::vector<WorkerId>>{};
-  const std::size_t top_k = size(input_.top_k);
-  const std::size_t hidden = size(input_.hidden_size);
-  std::vector<WorkerId> chosen(top_k);
-  for (std::size_t row = 0; row < size(input_.num_rows); ++row) {
-    bool reachable = true;
-    for (std::size_t slot = 0; slot < top_k && reachable; ++slot) {
-      const std::int32_t expert = input_.topk_ids[row * top_k + slot];
-      if (expert < 0) {
-        reachable = false;  // the row failed in an earlier layer
-        break;
-      }
-      reachable = false;
-      if (size(expert) < owners.size()) {
-        for (WorkerId owner : owners[size(expert)]) {
-          if (!incarnations_.contains(owner)) continue;
-          chosen[slot] = owner;
-          reachable = true;
-          break;
-        }
-      }
-      if (!reachable) {
-        const bool placed = size(expert) < owners.size() && !owners[size(expert)].empty();
-        failure_ =
-            fail(ErrorCode::kWorkerLost,
-                 "expert " + std::to_string(expert) + " of layer " + std::to_string(input_.layer) +
-                     (placed ? " was on worker " + std::to_string(owners[size(expert)][0].value) +
-                                   ", which is lost; try again when it is back"
-                             : " is on no worker of epoch " + std::to_string(epoch_.value)));
-        row_failed_[row] = 1;
-      }
-    }
-    if (!reachable) continue;
-    for (std::size_t slot = 0; slot < top_k; ++slot) {
-      Part& part = parts_[chosen[slot]];
-      if (part.rows.empty() || part.rows.back() != row) {
-        part.rows.push_back(static_cast<std::uint32_t>(row));
-        part.dispatch.pairs.row_offsets.push_back(
-            static_cast<std::uint32_t>(part.dispatch.pairs.num_pairs()));
-        part.dispatch.rows.insert(part.dispatch.rows.end(), &input_.rows[row * hidden],
-                                  &input_.rows[row * hidden] + hidden);
-      }
-      part.dispatch.pairs.experts.push_back(input_.topk_ids[row * top_k + slot]);
-      part.dispatch.pairs.weights.push_back(input_.topk_weights[row * top_k + slot]);
-      part.slots.push_back(static_cast<std::uint32_t>(row * top_k + slot));
-    }
+/// Takes what has happened since the last step: connections progress only where somebody waits.
+void ClusterMoe::begin_step(std::uint64_t step) {
+  step_ = step;
+  rounds_.clear();
+  for (int i = 0; i < kMaxPolled; ++i) {
+    const fabric::Event event = lane_->wait(Clock::now());
+    if (event.type == fabric::Event::Type::kTimeout) break;
+    handle(event);
   }
-  for (auto& [worker, part] : parts_) {
-    part.dispatch.pairs.row_offsets.push_back(
-        static_cast<std::uint32_t>(part.dispatch.pairs.num_pairs()));
-    stats_.row_copies += part.rows.size();
-  }
-  stats_.rows += size(input_.num_rows);
-  ++stats_.layers;
+  fleet_.retry(*lane_);
 }
 
 void ClusterMoe::begin(const MoeLayerInput& input) {
-  input_ = input;
-  build_parts();
-  sent_at_ = Clock::now();
-  std::vector<WorkerId> gone;
-  for (auto& [worker, part] : parts_) {
-    part.dispatch.combine = options_.combine;
-    part.dispatch.dtype = options_.dtype;
-    part.dispatch.hidden_size = input.hidden_size;
-    part.header.kind = fabric::Kind::kDispatch;
-    part.header.epoch = epoch_.value;
-    part.header.step = step_;
-    part.header.layer = static_cast<std::uint32_t>(input.layer);
-    part.header.sender = options_.router_id;
-    part.header.incarnation = incarnations_.at(worker);
-    if (lane_->send(worker.value, part.header, encode_dispatch(part.dispatch))) {
-      part.sent = true;
-      ++stats_.dispatches;
-    } else {
-      gone.push_back(worker);
-    }
+  MOIETY_CHECK(flights_.size() < kMaxInFlight, "too many layers in flight");
+  Flight& flight = flights_.emplace_back();
+  flight.input = input;
+  flight.row_failed.assign(size(input.num_rows), kRowFine);
+  flight.sent_at = flight.last_reply = Clock::now();
+  std::vector<std::uint32_t> slots;
+  slots.reserve(input.topk_ids.size());
+  for (std::size_t slot = 0; slot < input.topk_ids.size(); ++slot) {
+    if (input.topk_ids[slot] >= 0) slots.push_back(static_cast<std::uint32_t>(slot));
   }
-  for (WorkerId worker : gone) lose(worker, "a message could not be sent to it");
+  dispatch(flight, slots, false);
+  stats_.rows += size(input.num_rows);
+  ++stats_.layers;
 }
 
-void ClusterMoe::take_reply(WorkerId worker, Part& part, const fabric::Event& event) {
-  const fabric::Header& header = event.header;
-  if (header.kind == fabric::Kind::kError) {
-    const std::string text(reinterpret_cast<const char*>(event.payload.data()),
-                           event.payload.size());
-    const std::size_t line = text.find('\n');
-    const std::string why = line == std::string::npos ? text : text.substr(line + 1);
-    failure_ = fail(ErrorCode::kUnavailable,
-                    "worker " + std::to_string(worker.value) + " could not compute layer " +
-                        std::to_string(header.layer) + " (" + why + "); it is replaced, try again");
-    part.sent = false;  // answered, but without rows
-    part.refused = true;
-    lose(worker, why);
-    return;
+void ClusterMoe::row_missing(Flight& flight, std::size_t row, std::int32_t expert) {
+  if (flight.row_failed[row] == kRowFine) flight.row_failed[row] = kRowMissing;
+  const std::int32_t layer = flight.input.layer;
+  const auto placed = fleet_.placed(layer, expert);
+  failure_ =
+      fail(ErrorCode::kWorkerLost,
+           "expert " + std::to_string(expert) + " of layer " + std::to_string(layer) +
+               (placed ? " was on worker " + std::to_string(placed->value) +
+                             ", which is lost; try again when it is back"
+                       : " is on no worker of epoch " + std::to_string(fleet_.epoch().value)));
+}
+
+/// Chooses a worker for every slot (ascending). Rows that need an expert out of reach fail, and
+/// their slots are left out of `kept`.
+void ClusterMoe::assign(Flight& flight,
+                        std::span<const std::uint32_t> slots,
+                        std::vector<std::uint32_t>& kept,
+                        std::vector<WorkerId>& chosen) {
+  const MoeLayerInput& input = flight.input;
+  const std::size_t top_k = size(input.top_k);
+  std::vector<const std::vector<WorkerId>*> owners;
+  std::vector<std::int32_t> experts;
+  for (std::size_t begin = 0, end = 0; begin < slots.size(); begin = end) {
+    const std::size_t row = slots[begin] / top_k;
+    while (end < slots.size() && slots[end] / top_k == row) ++end;
+    if (flight.row_failed[row] != kRowFine) continue;
+    owners.clear();
+    experts.clear();
+    for (std::size_t i = begin; i < end; ++i) {
+      experts.push_back(input.topk_ids[slots[i]]);
+      owners.push_back(&fleet_.owners(input.layer, experts.back()));
+      if (!owners.back()->empty()) continue;
+      row_missing(flight, row, experts.back());
+      break;
+    }
+    if (flight.row_failed[row] != kRowFine) continue;
+    kept.insert(kept.end(), slots.begin() + static_cast<std::ptrdiff_t>(begin),
+                slots.begin() + static_cast<std::ptrdiff_t>(end));
+    chosen.resize(kept.size());
+    choose_owners(owners, hash_experts(experts), std::span(chosen).last(owners.size()));
   }
+}
+
+/// Adds a pair to a part; slots come in ascending order.
+void ClusterMoe::fill(Flight& flight, Part& part, std::uint32_t slot) {
+  const MoeLayerInput& input = flight.input;
+  const std::size_t hidden = size(input.hidden_size);
+  const std::size_t row = slot / size(input.top_k);
+  PairList& pairs = part.dispatch.pairs;
+  if (part.rows.empty() || part.rows.back() != row) {
+    part.rows.push_back(static_cast<std::uint32_t>(row));
+    pairs.row_offsets.push_back(static_cast<std::uint32_t>(pairs.num_pairs()));
+    const float* values = &input.rows[row * hidden];
+    part.dispatch.rows.insert(part.dispatch.rows.end(), values, values + hidden);
+  }
+  pairs.experts.push_back(input.topk_ids[slot]);
+  pairs.weights.push_back(input.topk_weights[slot]);
+  part.slots.push_back(slot);
+}
+
+/// Sends the pairs of these slots (ascending) to workers that are connected.
+void ClusterMoe::dispatch(Flight& flight, std::span<const std::uint32_t> slots, bool again) {
+  const MoeLayerInput& input = flight.input;
+  std::vector<std::uint32_t> kept;
+  std::vector<WorkerId> chosen;
+  assign(flight, slots, kept, chosen);
+  std::map<WorkerId, Part*> parts;
+  for (const WorkerId worker : chosen) parts[worker] = nullptr;
+  if (rounds_.size() <= size(input.layer)) rounds_.resize(size(input.layer) + 1, 0);
+  const std::uint32_t round = rounds_[size(input.layer)]++;
+  for (auto& [worker, part] : parts) {
+    part = &flight.parts.emplace_back();
+    part->worker = worker;
+    part->dispatch.combine = options_.combine;
+    part->dispatch.dtype = options_.dtype;
+    part->dispatch.hidden_size = input.hidden_size;
+    part->header.kind = fabric::Kind::kDispatch;
+    part->header.epoch = fleet_.epoch().value;
+    part->header.step = step_;
+    part->header.attempt = round;
+    part->header.layer = static_cast<std::uint32_t>(input.layer);
+    part->header.sender = options_.router_id;
+    part->header.incarnation = fleet_.workers().at(worker).incarnation;
+  }
+  for (std::size_t i = 0; i < kept.size(); ++i) fill(flight, *parts[chosen[i]], kept[i]);
+  std::vector<WorkerId> gone;
+  for (auto& [worker, part] : parts) {
+    PairList& pairs = part->dispatch.pairs;
+    pairs.row_offsets.push_back(static_cast<std::uint32_t>(pairs.num_pairs()));
+    part->sent_at = Clock::now();
+    part->overdue = part->sent_at + fleet_.allowed(worker, part->rows.size());
+    ++flight.num_open;
+    if (!lane_->send(worker.value, part->header, encode_dispatch(part->dispatch))) {
+      gone.push_back(worker);
+      continue;
+    }
+    ++stats_.dispatches;
+    stats_.redispatches += again ? 1 : 0;
+    stats_.row_copies += part->rows.size();
+  }
+  for (const WorkerId worker : gone)
+    lose(worker, Fleet::Loss::kConnection, "a message could not be sent to it");
+}
+
+void ClusterMoe::lose(WorkerId worker, Fleet::Loss how, const std::string& why) {
+  if (fleet_.connected(worker)) {
+    ++stats_.lost[Fleet::name(how)];
+    fleet_.lose(*lane_, worker, how, why);
+  }
+  ask_others(worker);
+}
+
+/// What a lost worker still owes is asked from others. Calls itself (through dispatch and lose)
+/// when they turn out to be lost too; each time one worker fewer is connected.
+void ClusterMoe::ask_others(WorkerId lost) {
+  const auto now = Clock::now();
+  std::chrono::nanoseconds noticed_after{0};
+  for (Flight& flight : flights_) {
+    std::vector<std::uint32_t> slots;
+    for (Part& part : flight.parts) {
+      if (part.worker != lost || part.state != Part::State::kOpen) continue;
+      part.state = Part::State::kDead;
+      --flight.num_open;
+      noticed_after = std::max<std::chrono::nanoseconds>(noticed_after, now - part.sent_at);
+      slots.insert(slots.end(), part.slots.begin(), part.slots.end());
+    }
+    if (slots.empty()) continue;
+    std::sort(slots.begin(), slots.end());
+    dispatch(flight, slots, true);
+  }
+  stats_.detection += noticed_after;
+}
+
+void ClusterMoe::take_news() {
+  std::optional<News> news;
+  {
+    const std::lock_guard lock(mutex_);
+    news.swap(news_);
+  }
+  if (!news) return;
+  std::vector<std::pair<WorkerId, std::string>> gone;
+  for (const auto& [id, worker] : fleet_.workers()) {
+    if (!fleet_.connected(id)) continue;
+    const auto found = news->incarnations.find(id);
+    if (found == news->incarnations.end()) {
+      if (news->placed.contains(id)) gone.emplace_back(id, "the next epoch is without it");
+    } else if (found->second != worker.incarnation) {
+      gone.emplace_back(id, "the next epoch has another incarnation of it");
+    }
+  }
+  for (const auto& [id, why] : gone) {
+    log_info("worker {} is dropped: {}", id.value, why);
+    lose(id, Fleet::Loss::kEpoch, why);
+  }
+}
+
+void ClusterMoe::handle(const fabric::Event& event) {
+  const WorkerId worker{static_cast<std::uint32_t>(event.peer)};
+  switch (event.type) {
+    case fabric::Event::Type::kMessage:
+      for (Flight& flight : flights_) {
+        for (Part& part : flight.parts) {
+          if (part.worker != worker || part.state != Part::State::kOpen ||
+              !event.header.answers(part.header))
+            continue;
+          return take_reply(flight, part, event);
+        }
+      }
+      ++stats_.stale_dropped;
+      return;
+    case fabric::Event::Type::kConnected:
+      return fleet_.on_connected(worker);
+    case fabric::Event::Type::kPeerLost:
+      if (fleet_.connected(worker)) ++stats_.lost[Fleet::name(Fleet::Loss::kConnection)];
+      fleet_.on_lost(worker, event.error);
+      return ask_others(worker);
+    case fabric::Event::Type::kInterrupted:
+      interrupted_ = true;
+      return take_news();
+    case fabric::Event::Type::kTimeout:
+      return;
+  }
+}
+
+void ClusterMoe::take_error(Flight& flight, Part& part, const fabric::Event& event) {
+  const std::string text(reinterpret_cast<const char*>(event.payload.data()), event.payload.size());
+  const std::size_t line = std::min(text.find('\n'), text.size());
+  const std::string why = line < text.size() ? text.substr(line + 1) : text;
+  const WorkerId worker = part.worker;
+  if (error_code_from_name(text.substr(0, line)) != ErrorCode::kInvalidArgument)
+    return lose(worker, Fleet::Loss::kRefused, why);
+  // The message itself is wrong for it: nobody else would take it, and nothing is lost.
+  failure_ = fail(ErrorCode::kUnavailable,
+                  "worker " + std::to_string(worker.value) + " could not compute layer " +
+                      std::to_string(event.header.layer) + " (" + why + ")");
+  part.state = Part::State::kDead;
+  --flight.num_open;
+  for (const std::uint32_t row : part.rows) flight.row_failed[row] = kRowRefused;
+}
+
+void ClusterMoe::take_reply(Flight& flight, Part& part, const fabric::Event& event) {
+  if (event.header.kind == fabric::Kind::kError) return take_error(flight, part, event);
   const std::size_t rows =
       options_.combine == CombineMode::kPerExpert ? part.slots.size() : part.rows.size();
-  part.reply.resize(rows * size(input_.hidden_size));
-  if (auto decoded = decode_rows(event.payload, part.reply); !decoded) {
-    part.sent = false;
-    lose(worker, decoded.error().message);
-    return;
-  }
-  part.done = true;
+  part.reply.resize(rows * size(flight.input.hidden_size));
+  if (auto decoded = decode_rows(event.payload, part.reply); !decoded)
+    return lose(part.worker, Fleet::Loss::kRefused, decoded.error().message);
+  part.state = Part::State::kDone;
+  --flight.num_open;
+  flight.last_reply = Clock::now();
+  flight.slowest = &part;
+  flight.slowest_stamps = event.header;
+  fleet_.add_time(part.worker, part.rows.size(), flight.last_reply - part.sent_at);
 }
 
-void ClusterMoe::await_replies() {
-  std::size_t waiting = 0;
-  for (const auto& [worker, part] : parts_) waiting += part.sent ? 1 : 0;
-  const Deadline deadline = sent_at_ + options_.reply_timeout;
-  std::uint64_t slowest_ns = 0;
-  while (waiting > 0) {
-    const fabric::Event event = lane_->wait(deadline);
-    const WorkerId worker{static_cast<std::uint32_t>(event.peer)};
-    const auto it = parts_.find(worker);
-    const bool open = it != parts_.end() && it->second.sent && !it->second.done;
-    switch (event.type) {
-      case fabric::Event::Type::kMessage:
-        if (!open || !event.header.answers(it->second.header)) {
-          ++stats_.stale_dropped;
-          break;
-        }
-        take_reply(worker, it->second, event);
-        slowest_ns = std::max(slowest_ns, event.header.finished_ns - event.header.started_ns);
-        --waiting;
-        break;
-      case fabric::Event::Type::kPeerLost:
-        lose(worker, "its connection ended");
-        if (open) {
-          it->second.sent = false;
-          --waiting;
-        }
-        break;
-      case fabric::Event::Type::kTimeout:
-        for (auto& [silent, part] : parts_) {
-          if (!part.sent || part.done) continue;
-          lose(silent, "it did not answer within " +
-                           std::to_string(options_.reply_timeout.count()) + " ms");
-          part.sent = false;
-        }
-        waiting = 0;
-        break;
-      case fabric::Event::Type::kInterrupted:
-        break;  // new requests wait for the next step
+void ClusterMoe::give_up_silent(Flight& flight, Clock::time_point now) {
+  std::vector<std::pair<WorkerId, std::string>> silent;
+  for (const Part& part : flight.parts) {
+    if (part.state != Part::State::kOpen || now < part.overdue) continue;
+    const auto allowed = fleet_.allowed(part.worker, part.rows.size());
+    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(allowed).count();
+    std::string why = "it did not answer within ";
+    why += std::to_string(ms);
+    why += " ms";
+    silent.emplace_back(part.worker, std::move(why));
+    fleet_.add_silence(part.worker, part.rows.size(), allowed);
+  }
+  for (const auto& [worker, why] : silent) lose(worker, Fleet::Loss::kSilent, why);
+}
+
+void ClusterMoe::await(Flight& flight) {
+  if (flight.num_open == 0) return;
+  const Clock::time_point began = Clock::now();
+  for (Part& part : flight.parts) part.overdue += began - part.sent_at;
+  while (flight.num_open > 0) {
+    Deadline until = Clock::now() + kSlice;
+    for (const Part& part : flight.parts) {
+      if (part.state == Part::State::kOpen) until = std::min(until, part.overdue);
+    }
+    const fabric::Event event = lane_->wait(until);
+    const Clock::time_point now = Clock::now();
+    if (now > until + kOwnPause) {
+      for (Part& part : flight.parts) part.overdue += now - until;
+    }
+    if (event.type == fabric::Event::Type::kTimeout) {
+      give_up_silent(flight, now);
+      fleet_.retry(*lane_);
+    } else {
+      handle(event);
     }
   }
-  stats_.wait += Clock::now() - sent_at_;
-  stats_.compute += std::chrono::nanoseconds(slowest_ns);
+  stats_.blocked += Clock::now() - began;
 }
 
-void ClusterMoe::combine_per_worker(std::span<float> y) {
-  const std::size_t hidden = size(input_.hidden_size);
-  for (const auto& [worker, part] : parts_) {
-    for (std::size_t i = 0; part.done && i < part.rows.size(); ++i) {
+void ClusterMoe::combine_per_worker(const Flight& flight, std::span<float> y) {
+  const std::size_t hidden = size(flight.input.hidden_size);
+  for (const Part& part : flight.parts) {
+    if (part.state != Part::State::kDone) continue;
+    for (std::size_t i = 0; i < part.rows.size(); ++i)
       kernels::add(y.subspan(part.rows[i] * hidden, hidden), &part.reply[i * hidden]);
-    }
   }
 }
 
-void ClusterMoe::combine_per_expert(std::span<float> y) {
-  const std::size_t hidden = size(input_.hidden_size);
-  const std::size_t top_k = size(input_.top_k);
-  std::vector<const float*> row_of_slot(size(input_.num_rows) * top_k, nullptr);
-  for (const auto& [worker, part] : parts_) {
-    for (std::size_t i = 0; part.done && i < part.slots.size(); ++i) {
+void ClusterMoe::combine_per_expert(const Flight& flight, std::span<float> y) {
+  const std::size_t hidden = size(flight.input.hidden_size);
+  const std::size_t top_k = size(flight.input.top_k);
+  std::vector<const float*> row_of_slot(size(flight.input.num_rows) * top_k, nullptr);
+  for (const Part& part : flight.parts) {
+    if (part.state != Part::State::kDone) continue;
+    for (std::size_t i = 0; i < part.slots.size(); ++i)
       row_of_slot[part.slots[i]] = &part.reply[i * hidden];
-    }
   }
   // The same additions in the same order as ExpertRunner::run_rows: from zero, slot by slot.
   for (std::size_t i = 0; i < row_of_slot.size(); ++i) {
@@ -259,30 +404,37 @@ void ClusterMoe::combine_per_expert(std::span<float> y) {
   }
 }
 
+void ClusterMoe::count_wait(const Flight& flight) {
+  if (flight.slowest == nullptr) return;
+  const fabric::Header& stamps = flight.slowest_stamps;
+  const std::chrono::nanoseconds wait = flight.last_reply - flight.sent_at;
+  const std::chrono::nanoseconds there =
+      std::min(wait, between(stamps.received_ns, stamps.sent_ns));
+  stats_.wait += wait;
+  stats_.network += wait - there;
+  stats_.queue += std::min(there, between(stamps.received_ns, stamps.started_ns));
+  stats_.compute += std::min(there, between(stamps.started_ns, stamps.finished_ns));
+  ++stats_.slowest[flight.slowest->worker];
+}
+
 void ClusterMoe::finish(std::span<float> y, std::span<std::uint8_t> failed) {
-  await_replies();
-  const std::size_t hidden = size(input_.hidden_size);
+  MOIETY_CHECK(!flights_.empty(), "no layer was begun");
+  Flight& flight = flights_.front();
+  await(flight);
+  count_wait(flight);
+  const std::size_t hidden = size(flight.input.hidden_size);
   std::fill(y.begin(), y.end(), 0.0f);
   if (options_.combine == CombineMode::kPerExpert) {
-    combine_per_expert(y);
+    combine_per_expert(flight, y);
   } else {
-    combine_per_worker(y);
+    combine_per_worker(flight, y);
   }
-  for (const auto& [worker, part] : parts_) {
-    if (part.done) continue;
-    if (!part.refused) {
-      failure_ =
-          fail(ErrorCode::kWorkerLost,
-               "worker " + std::to_string(worker.value) + " was lost while it computed layer " +
-                   std::to_string(input_.layer) + "; try again when it is back");
-    }
-    for (std::uint32_t row : part.rows) row_failed_[row] = 1;
-  }
-  for (std::size_t row = 0; row < row_failed_.size(); ++row) {
-    if (row_failed_[row] == 0) continue;
-    failed[row] = 1;
+  for (std::size_t row = 0; row < flight.row_failed.size(); ++row) {
+    if (flight.row_failed[row] == kRowFine) continue;
+    failed[row] = std::max(failed[row], flight.row_failed[row]);
     std::fill_n(&y[row * hidden], hidden, 0.0f);
   }
+  flights_.pop_front();
 }
 
 }  // namespace moiety

@@ -1,12 +1,18 @@
 #pragma once
 
+#include <condition_variable>
+#include <deque>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "experts/exchange.h"
 #include "fabric/lane.h"
+#include "router/fleet.h"
 #include "router/step_backend.h"
 
 namespace moiety {
@@ -15,8 +21,7 @@ struct ClusterMoeOptions {
   std::uint64_t router_id = 0;
   CombineMode combine = CombineMode::kPerWorker;
   DType dtype = DType::kBF16;  ///< how rows travel: the model's GEMM input type
-  std::chrono::milliseconds reply_timeout{
-      10000};  ///< a worker that is silent for longer counts as lost
+  ReplyLimits reply;
   std::chrono::milliseconds connect_timeout{2000};
 };
 
@@ -24,59 +29,103 @@ struct ClusterMoeOptions {
 /// comes back.
 ///
 /// Every message of a layer is sent before any reply is waited for; a worker that no row selects
-/// hears nothing. A lost or silent worker fails just the rows that needed it, and is reported
-/// through `on_suspect`.
+/// hears nothing. A worker that is lost or silent inside a layer is dropped and reported through
+/// `on_suspect`, and what it owed is asked from other owners of the same experts, within the layer.
+/// Rows for which there is none fail with kRowMissing; all others are right.
+///
+/// A reply counts as overdue by the time that the step loop spent waiting for it (ReplyTimes), not
+/// by the time since it was asked for; and when this process itself did not run for a while, that
+/// does not count either.
 class ClusterMoe final : public StepBackend {
  public:
+  /// `lane` may be null until attach().
   ClusterMoe(std::unique_ptr<fabric::RouterLane> lane,
              const ClusterMoeOptions& options,
              SuspectCallback on_suspect);
+  ~ClusterMoe() override;
+
+  /// Gives it the lane that was opened under the id that the coordinator assigned. Once, before
+  /// the first apply(); any thread.
+  void attach(std::unique_ptr<fabric::RouterLane> lane, std::uint64_t router_id);
 
   void begin(const MoeLayerInput& input) override;
   void finish(std::span<float> y, std::span<std::uint8_t> failed) override;
   void begin_step(std::uint64_t step) override;
-  std::vector<WorkerId> apply(const EpochView& view) override;
+  void announce(const EpochView& view) override;
+  void apply(const EpochView& view) override;
+  std::optional<std::vector<WorkerId>> applied() override;
+  std::uint64_t gained() const override { return fleet_.gained(); }
+  ReachableExperts reachable() const override { return fleet_.reachable(); }
   Error failure() const override { return failure_; }
   void idle_wait(Deadline deadline) override;
-  void interrupt() override { lane_->interrupt(); }
+  void interrupt() override;
 
   BackendStats stats() const override;
 
  private:
-  /// One worker's share of the layer under way.
+  /// One message to one worker, and its reply.
   struct Part {
+    enum class State : std::uint8_t { kOpen, kDone, kDead };
+    WorkerId worker;
     Dispatch dispatch;
-    std::vector<std::uint32_t> rows;   // its rows' numbers in the step
-    std::vector<std::uint32_t> slots;  // per pair: row * top_k + slot, in the step
+    std::vector<std::uint32_t> rows;   // its rows' numbers in the flight
+    std::vector<std::uint32_t> slots;  // per pair: row * top_k + slot, in the flight
     fabric::Header header;
-    bool sent = false;
-    bool done = false;
-    bool refused = false;  // answered with an error: failure_ says which
+    State state = State::kOpen;
+    Clock::time_point sent_at;
+    Deadline overdue;
     std::vector<float> reply;
   };
+  /// A layer that was begun and not finished.
+  struct Flight {
+    MoeLayerInput input;
+    std::deque<Part> parts;                // in order of workers, then what was sent again
+    std::vector<std::uint8_t> row_failed;  // a RowFailure
+    Clock::time_point sent_at;
+    Clock::time_point last_reply;
+    const Part* slowest = nullptr;  // whose reply came last
+    fabric::Header slowest_stamps;
+    std::size_t num_open = 0;
+  };
+  /// What announce() told.
+  struct News {
+    std::map<WorkerId, std::uint64_t> incarnations;
+    std::set<WorkerId> placed;
+  };
 
-  void build_parts();
-  void await_replies();
-  void take_reply(WorkerId worker, Part& part, const fabric::Event& event);
-  void lose(WorkerId worker, const std::string& why);
-  void combine_per_worker(std::span<float> y);
-  void combine_per_expert(std::span<float> y);
+  void dispatch(Flight& flight, std::span<const std::uint32_t> slots, bool again);
+  void assign(Flight& flight,
+              std::span<const std::uint32_t> slots,
+              std::vector<std::uint32_t>& kept,
+              std::vector<WorkerId>& chosen);
+  void fill(Flight& flight, Part& part, std::uint32_t slot);
+  void row_missing(Flight& flight, std::size_t row, std::int32_t expert);
+  void await(Flight& flight);
+  void give_up_silent(Flight& flight, Clock::time_point now);
+  void handle(const fabric::Event& event);
+  void take_reply(Flight& flight, Part& part, const fabric::Event& event);
+  void take_error(Flight& flight, Part& part, const fabric::Event& event);
+  void lose(WorkerId worker, Fleet::Loss how, const std::string& why);
+  void ask_others(WorkerId lost);
+  void take_news();
+  void count_wait(const Flight& flight);
+  void combine_per_worker(const Flight& flight, std::span<float> y);
+  void combine_per_expert(const Flight& flight, std::span<float> y);
 
-  std::unique_ptr<fabric::RouterLane> lane_;
-  const ClusterMoeOptions options_;
-  const SuspectCallback on_suspect_;
-  Epoch epoch_;
-  // owner_[layer][expert]: the worker to ask, or nothing. One of the connected owners, the lowest
-  // id.
-  std::vector<std::vector<std::vector<WorkerId>>> owners_;
-  std::map<WorkerId, std::uint64_t> incarnations_;  // of the workers that we are connected to
+  std::unique_ptr<fabric::RouterLane> lane_;  // set under mutex_, once
+  ClusterMoeOptions options_;
+  Fleet fleet_;
   std::uint64_t step_ = 0;
-  MoeLayerInput input_;
-  std::map<WorkerId, Part> parts_;        // in worker order
-  std::vector<std::uint8_t> row_failed_;  // of the layer under way
-  Clock::time_point sent_at_;
+  std::deque<Flight> flights_;         // oldest first
+  std::vector<std::uint32_t> rounds_;  // per layer: dispatches of this step so far
   Error failure_;
   BackendStats stats_;
+  bool interrupted_ = false;  // seen where nobody was idle: the next idle_wait() ends at once
+
+  std::mutex mutex_;
+  std::condition_variable attached_;
+  bool interrupted_before_lane_ = false;  // guarded by mutex_
+  std::optional<News> news_;              // guarded by mutex_
 };
 
 }  // namespace moiety

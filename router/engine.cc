@@ -45,6 +45,7 @@ Engine::Engine(const Model& model,
               1u << 24))),
       scheduler_(kv_.num_blocks(),
                  {options.max_num_seqs, options.max_num_batched_tokens, options.prefix_cache}),
+      micro_batches_(options.micro_batches),
       scheduler_stats_(scheduler_.stats()),
       thread_([this] { loop(); }) {}
 
@@ -98,12 +99,13 @@ Result<Engine::RequestId> Engine::submit(GenerateRequest request, RequestCallbac
       return fail(ErrorCode::kNotFound, name.empty() ? "the full model is not deployed"
                                                      : "there is no deployment '" + name + "'");
     }
-    const std::size_t waiting = waiting_ + arrivals_.size();
+    const std::size_t waiting = waiting_ + parked_ + arrivals_.size();
     if (waiting >= static_cast<std::size_t>(options_.max_queue)) {
       return fail(ErrorCode::kResourceExhausted,
                   std::to_string(waiting) + " requests are waiting already: try again later");
     }
-    sequence->mask = it->second.mask;
+    sequence->deployed = sequence->mask = it->second.mask;
+    sequence->on_missing = it->second.deployment.on_missing;
     sequence->root = it->second.root;
     id = sequence->id = next_id_++;
     ++requests_[name];
@@ -130,6 +132,7 @@ void Engine::drain(Deadline deadline) {
 }
 
 void Engine::apply(EpochView view, std::function<void(Epoch, std::vector<WorkerId>)> on_active) {
+  backend_.announce(view);
   {
     const std::lock_guard lock(mutex_);
     pending_view_ = PendingView{std::move(view), std::move(on_active)};
@@ -154,7 +157,16 @@ Engine::Load Engine::load() const {
   std::uint64_t all = 0;
   for (const auto& [name, count] : requests_) all += count;
   const std::uint64_t waiting = waiting_ + arrivals_.size();
-  return {epoch_, all - waiting, waiting, requests_, scheduler_stats_};
+  Load load;
+  load.epoch = epoch_;
+  load.running = all - waiting;
+  load.waiting = waiting;
+  load.parked = parked_;
+  load.retries = retries_;
+  load.masked = masked_;
+  load.per_deployment = requests_;
+  load.scheduler = scheduler_stats_;
+  return load;
 }
 
 std::int64_t Engine::kv_cache_tokens() const {
@@ -177,9 +189,20 @@ void Engine::apply_pending_view() {
     const std::lock_guard lock(mutex_);
     pending.swap(pending_view_);
   }
-  if (!pending) return;
-  const EpochView& view = pending->view;
-  std::vector<WorkerId> lost = backend_.apply(view);
+  if (pending) {
+    backend_.apply(pending->view);
+    switching_ = std::move(pending);
+  }
+  if (!switching_) return;
+  std::optional<std::vector<WorkerId>> lost = backend_.applied();
+  if (!lost) return;
+  const PendingView done = std::move(*switching_);
+  switching_.reset();
+  activate(done.view, lost->size());
+  if (done.on_active) done.on_active(done.view.placement.epoch, std::move(*lost));
+}
+
+void Engine::activate(const EpochView& view, std::size_t num_lost) {
   {
     const std::lock_guard lock(mutex_);
     std::map<std::string, Served> served;
@@ -198,13 +221,13 @@ void Engine::apply_pending_view() {
     epoch_ = view.placement.epoch;
   }
   log_info("epoch {} is active: {} workers, {} deployments, {} lost", view.placement.epoch.value,
-           view.workers.size(), view.deployments.size(), lost.size());
-  if (pending->on_active) pending->on_active(view.placement.epoch, std::move(lost));
+           view.workers.size(), view.deployments.size(), num_lost);
 }
 
 void Engine::publish_load() {
   const std::lock_guard lock(mutex_);
   waiting_ = scheduler_.num_waiting();
+  parked_ = scheduler_.num_parked();
   scheduler_stats_ = scheduler_.stats();
 }
 
@@ -215,6 +238,7 @@ void Engine::finish(Sequence& sequence, FinishReason reason, Error error) {
   finish.prompt_tokens = sequence.prompt_size;
   finish.cached_tokens = sequence.cached_tokens;
   finish.completion_tokens = sequence.generated();
+  finish.masked_experts = sequence.masked_experts;
   if (!model_.architecture().physically_pruned && sequence.computed > 0) {
     finish.masked_mass =
         std::accumulate(sequence.masked_mass.begin(), sequence.masked_mass.end(), 0.0) /
@@ -226,6 +250,7 @@ void Engine::finish(Sequence& sequence, FinishReason reason, Error error) {
     auto it = requests_.find(sequence.request.deployment);
     if (--it->second == 0) requests_.erase(it);
     waiting_ = scheduler_.num_waiting();
+    parked_ = scheduler_.num_parked();
     scheduler_stats_ = scheduler_.stats();
   }
   if (observer_ != nullptr) observer_->on_request_end(sequence.request.deployment, finish);
@@ -280,11 +305,18 @@ bool Engine::step() {
     }
   }
   backend_.begin_step(++step_count_);
-  const StepResult result = model_.forward(chunks_, kv_, backend_);
+  std::size_t rows = 0;
+  for (const SequenceChunk& chunk : chunks_) rows += chunk.tokens.size();
+  StepOptions step_options;
+  step_options.micro_batches = micro_batches_.choose(rows);
+  const StepResult result = model_.forward(chunks_, kv_, backend_, step_options);
+  const double seconds = seconds_between(begin, Clock::now());
+  const BackendStats stats = backend_.stats();
+  micro_batches_.add(rows, step_options.micro_batches, seconds, stats.blocked);
   if (observer_ != nullptr) {
-    observer_->on_step(seconds_between(begin, Clock::now()), result.failed.size());
+    observer_->on_step(seconds, rows);
     observer_->on_experts(result.topk_ids);
-    observer_->on_backend(backend_.stats());
+    observer_->on_backend(stats);
   }
   sample_rows(result);
   deliver(result);
@@ -302,8 +334,7 @@ void Engine::sample_rows(const StepResult& result) {
     const Scheduler::Part& part = parts_[i];
     const auto count = static_cast<std::size_t>(part.count);
     const auto rows = std::span(result.failed).subspan(row, count);
-    part_failed_[i] =
-        std::any_of(rows.begin(), rows.end(), [](auto failed) { return failed != 0; });
+    part_failed_[i] = *std::max_element(rows.begin(), rows.end());
     row += count;
     if (!part.wants_token) continue;
     if (part_failed_[i] == 0) samples_.push_back({i, logit_row, true, {}});
@@ -334,7 +365,7 @@ void Engine::deliver(const StepResult& result) {
     const auto masked_mass = std::span(result.masked_mass).subspan(row, count);
     row += count;
     if (part_failed_[i] != 0) {
-      finish(sequence, FinishReason::kError, backend_.failure());
+      handle_failure(sequence, part_failed_[i]);
       continue;
     }
     const Sample* sampled = part.wants_token ? &samples_[next_sample++] : nullptr;
@@ -372,7 +403,8 @@ void Engine::loop() {
     apply_pending_view();
     take_arrivals();
     sweep();
-    if (!step()) backend_.idle_wait(Clock::now() + kIdleWait);
+    regain();
+    if (!step()) backend_.idle_wait(std::min(Clock::now() + kIdleWait, next_deadline_));
   }
   take_arrivals();
   scheduler_.for_each(

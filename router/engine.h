@@ -13,6 +13,7 @@
 
 #include "common/placement.h"
 #include "model/model.h"
+#include "router/micro_batch_choice.h"
 #include "router/request.h"
 #include "router/scheduler.h"
 #include "router/step_backend.h"
@@ -25,6 +26,7 @@ struct EngineOptions {
   std::int32_t max_queue = 1024;              ///< waiting requests; beyond: kResourceExhausted
   std::uint64_t kv_cache_bytes = 512u << 20;
   bool prefix_cache = true;  ///< keep KV blocks of ended sequences for those that begin alike
+  MicroBatches micro_batches = MicroBatches::kAuto;
 };
 
 /// What the step loop reports; called on its thread after each step or request. Must not block.
@@ -49,7 +51,16 @@ struct EngineObserver {
 /// What a step computes, who waits and who is preempted is the Scheduler's to say, with its rule of
 /// fairness. A batch may mix deployments: each row has its own mask, and a request keeps the one
 /// that it started with. Sampling runs in the model's pool; callbacks come in order of the step's
-/// rows on the loop's thread. The same request gives the same bits alone, in any batch, in any
+/// rows on the loop's thread.
+///
+/// Rows may fail because experts that they need are on no worker in reach. That loses nothing: the
+/// sequence keeps its tokens and blocks (a step writes k and v of the same positions again), and
+/// does what its deployment's MissingPolicy says. kWait: it is parked until experts have come into
+/// reach again, at most until the request's deadline. kMask: it goes on under a mask without them,
+/// if every layer keeps as many experts as a token selects (else it is parked), and under its own
+/// again when they are back. kFail: it ends with kWorkerLost. All other sequences go on.
+///
+/// The same request gives the same bits alone, in any batch, in any
 /// chunks, preempted or not, cached or not, as far as the backend gives the same sums. The
 /// destructor ends all requests with kUnavailable and joins.
 class Engine {
@@ -79,9 +90,9 @@ class Engine {
   /// `deadline` in the same way. Any thread.
   void drain(Deadline deadline);
 
-  /// Hands the loop a new epoch; `on_active` is called on its thread when steps use it, with the
-  /// workers that could not be reached. A newer view replaces one that was not applied yet. Any
-  /// thread.
+  /// Hands the loop a new epoch; `on_active` is called on its thread when steps use it and no older
+  /// one, with the workers that could not be reached. A newer view replaces one that is not active
+  /// yet, and whose `on_active` is then never called. Any thread.
   void apply(EpochView view, std::function<void(Epoch, std::vector<WorkerId> lost)> on_active);
 
   struct DeploymentInfo {
@@ -95,7 +106,10 @@ class Engine {
   /// counted.
   struct Load {
     Epoch epoch;
-    std::uint64_t running = 0, waiting = 0;               ///< preempted ones wait
+    std::uint64_t running = 0, waiting = 0;  ///< preempted ones wait
+    std::uint64_t parked = 0;                ///< of those running: wait for experts
+    std::uint64_t retries = 0;  ///< parts of steps computed again because experts were missing
+    std::uint64_t masked = 0;   ///< requests that went on without missing experts
     std::map<std::string, std::uint64_t> per_deployment;  ///< running and waiting
     SchedulerStats scheduler;                             ///< as of the last step or ended request
   };
@@ -126,6 +140,10 @@ class Engine {
   void loop();
   void take_arrivals();
   void apply_pending_view();
+  void activate(const EpochView& view, std::size_t num_lost);
+  void regain();
+  void handle_failure(Sequence& sequence, std::uint8_t failure);
+  bool mask_missing(Sequence& sequence);
   void sweep();
   bool step();
   void sample_rows(const StepResult& result);
@@ -141,16 +159,22 @@ class Engine {
   KvCache kv_;
   Scheduler scheduler_;  // step loop only, as are those below
   std::uint64_t step_count_ = 0;
+  std::optional<PendingView> switching_;  // the backend's switch is under way
+  std::uint64_t gained_ = 0;              // backend_.gained() when the step began
+  MicroBatchChoice micro_batches_;
   std::vector<RequestId> cancelled_now_;                        // ascending
   Clock::time_point next_deadline_ = Clock::time_point::max();  // of all sequences, or earlier
   std::span<const Scheduler::Part> parts_;                      // of this step
-  std::vector<std::uint8_t> part_failed_;                       // [parts]
+  std::vector<std::uint8_t> part_failed_;                       // [parts]: a RowFailure
   std::vector<SequenceChunk> chunks_;
   std::vector<Sample> samples_;  // of parts that want a token and did not fail
 
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Sequence>> arrivals_;  // guarded by mutex_: not in scheduler_ yet
   std::size_t waiting_ = 0;                          // guarded by mutex_: scheduler_.num_waiting()
+  std::size_t parked_ = 0;                           // guarded by mutex_: scheduler_.num_parked()
+  std::uint64_t retries_ = 0;                        // guarded by mutex_
+  std::uint64_t masked_ = 0;                         // guarded by mutex_
   std::vector<RequestId> cancelled_;                 // guarded by mutex_
   std::optional<PendingView> pending_view_;          // guarded by mutex_
   std::map<std::string, Served> served_;             // guarded by mutex_

@@ -1,6 +1,9 @@
 #include "router/local_moe.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "common/check.h"
 
 namespace moiety {
 
@@ -23,17 +26,26 @@ PairList make_pairs(const MoeLayerInput& input) {
 LocalMoe::LocalMoe(const ExpertStore& store, kernels::Variant variant, ThreadPool& pool)
     : store_(store), runner_(variant, pool) {}
 
-void LocalMoe::begin(const MoeLayerInput& input) { input_ = input; }
+void LocalMoe::begin(const MoeLayerInput& input) {
+  MOIETY_CHECK(inputs_.size() < kMaxInFlight, "too many layers in flight");
+  inputs_.push_back(input);
+}
 
 void LocalMoe::finish(std::span<float> y, std::span<std::uint8_t> failed) {
-  const PairList pairs = make_pairs(input_);
-  if (auto done = runner_.run_rows(store_, input_.layer, input_.hidden_size, input_.rows, pairs, y);
+  const MoeLayerInput input = inputs_.front();
+  inputs_.pop_front();
+  const PairList pairs = make_pairs(input);
+  if (auto done = runner_.run_rows(store_, input.layer, input.hidden_size, input.rows, pairs, y);
       !done) {
     failure_ = done.error();
     std::fill(y.begin(), y.end(), 0.0f);
-    std::fill(failed.begin(), failed.end(), std::uint8_t{1});
-    return;
+    std::fill(failed.begin(), failed.end(), std::uint8_t{kRowRefused});
   }
+}
+
+std::optional<std::vector<WorkerId>> LocalMoe::applied() {
+  if (!std::exchange(switching_, false)) return std::nullopt;
+  return std::vector<WorkerId>{};
 }
 
 void LocalMoe::idle_wait(Deadline deadline) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <deque>
 #include <mutex>
 #include <vector>
 
@@ -11,7 +12,7 @@
 namespace moiety {
 
 /// Embedded mode: this process holds the experts. The reference that a cluster's answers are
-/// compared with.
+/// compared with. An expert that is not there fails its rows for good (kRowRefused).
 class LocalMoe final : public StepBackend {
  public:
   /// `store` and `pool` outlive it.
@@ -20,7 +21,8 @@ class LocalMoe final : public StepBackend {
   void begin(const MoeLayerInput& input) override;
   void finish(std::span<float> y, std::span<std::uint8_t> failed) override;
   void begin_step(std::uint64_t) override {}
-  std::vector<WorkerId> apply(const EpochView&) override { return {}; }
+  void apply(const EpochView&) override { switching_ = true; }
+  std::optional<std::vector<WorkerId>> applied() override;
   Error failure() const override { return failure_; }
   void idle_wait(Deadline deadline) override;
   void interrupt() override;
@@ -28,7 +30,8 @@ class LocalMoe final : public StepBackend {
  private:
   const ExpertStore& store_;
   ExpertRunner runner_;
-  MoeLayerInput input_;
+  std::deque<MoeLayerInput> inputs_;  // of layers begun and not finished
+  bool switching_ = false;
   Error failure_;
   std::mutex mutex_;
   std::condition_variable wake_;

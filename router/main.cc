@@ -4,6 +4,7 @@
 
 #include "common/guard.h"
 #include "common/log.h"
+#include "fabric/mpi/mpi_lane.h"
 #include "router/options.h"
 
 int main(int argc, char** argv) {
@@ -17,7 +18,13 @@ int main(int argc, char** argv) {
       "environment variable MOIETY_TOKEN.");
   moiety::add_router_flags(app, options);
   app.add_option("--coordinator", options.coordinator, "Coordinator's control address, HOST:PORT");
-  app.add_option("--id", options.id, "Router id, unique in the cluster")->capture_default_str();
+  app.add_option("--id", options.id,
+                 "Router id, unique in the cluster; the coordinator assigns one unless given");
+  app.add_option("--fabric", options.fabric,
+                 "What carries tokens to workers: ucx (they come and go), or mpi (this process was "
+                 "started by mpirun or srun, in one world with them)")
+      ->check(CLI::IsMember({"ucx", "mpi"}))
+      ->capture_default_str();
   app.add_option_function<std::string>(
          "--combine",
          [&options](const std::string& name) {
@@ -28,8 +35,13 @@ int main(int argc, char** argv) {
          "embedded mode")
       ->check(CLI::IsMember({"per_worker", "per_expert"}));
   app.add_option("--reply-timeout-ms", options.reply_timeout_ms,
-                 "A worker that is silent for longer counts as lost")
+                 "A worker that is silent for longer counts as lost, whatever it needed before")
       ->check(CLI::Range(10, 600000))
+      ->capture_default_str();
+  app.add_option("--least-reply-timeout-ms", options.least_reply_timeout_ms,
+                 "No worker counts as lost for a shorter silence; between the two it is 8 times "
+                 "the p99 of its replies")
+      ->check(CLI::Range(1, 600000))
       ->capture_default_str();
   app.add_option("--orphan-timeout", options.orphan_timeout_s,
                  "Seconds to go on without a coordinator before exiting; 0 = for ever")
@@ -40,11 +52,11 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 1;
   }
   if (const char* token = std::getenv("MOIETY_TOKEN")) options.token = token;
-  moiety::init_logging("router " + std::to_string(options.id));
+  moiety::init_logging(options.id ? "router " + std::to_string(*options.id) : "router");
   const auto outcome = moiety::guarded([&] { return moiety::run_router(options, {}); });
   if (!outcome) {
     std::fprintf(stderr, "moiety-router: %s\n", outcome.error().message.c_str());
-    return 1;
+    return moiety::fabric::end_mpi(1);
   }
-  return 0;
+  return moiety::fabric::end_mpi(0);
 }

@@ -82,7 +82,7 @@ struct RouterMetrics::State {
         kv_blocks_cached(
             gauge("moiety_kv_blocks_cached",
                   "KV blocks that no request holds, kept for requests that begin alike")),
-        running(gauge("moiety_requests_running", "Requests in the batch")),
+        running(gauge("moiety_requests_running", "Requests in the batch, parked ones included")),
         waiting(gauge("moiety_requests_waiting", "Requests in the queue, preempted ones included")),
         epoch(gauge("moiety_epoch", "Placement that steps use now; 0 before the first")),
         expert_tokens(
@@ -90,6 +90,23 @@ struct RouterMetrics::State {
                 .Name("moiety_expert_tokens_total")
                 .Help("Tokens that selected a routed expert, by layer and original expert id")
                 .Register(registry)),
+        parked(gauge("moiety_requests_parked",
+                     "Requests that wait for experts which no worker in reach holds")),
+        retries(counter("moiety_step_retries_total",
+                        "Parts of steps computed again because experts were out of reach")),
+        masked(counter("moiety_masked_requests_total",
+                       "Requests that went on without experts out of reach")),
+        redispatches(counter("moiety_redispatches_total",
+                             "Messages sent again to another owner within a layer, because a "
+                             "worker was lost")),
+        lost_workers(BuildCounter()
+                         .Name("moiety_workers_lost_total")
+                         .Help("Workers that this router gave up, by what told it: connection, "
+                               "silent, epoch, refused")
+                         .Register(registry)),
+        detection_seconds(counter(
+            "moiety_worker_loss_detection_seconds_total",
+            "From a dispatch to the moment its worker was known to be lost, summed over losses")),
         layers(counter("moiety_moe_layers_total", "MoE layers run with workers")),
         dispatches(counter("moiety_dispatches_total", "Dispatch messages sent to workers")),
         rows(counter("moiety_dispatch_rows_total", "Tokens times MoE layers run with workers")),
@@ -101,9 +118,21 @@ struct RouterMetrics::State {
         wait_seconds(
             counter("moiety_layer_wait_seconds_total",
                     "From a layer's first dispatch to its last reply, summed over layers")),
+        blocked_seconds(counter("moiety_layer_blocked_seconds_total",
+                                "Of that, what the router had nothing else to do")),
+        network_seconds(counter("moiety_layer_network_seconds_total",
+                                "Of a layer's wait, what its last reply spent outside of the "
+                                "worker, summed over layers")),
+        queue_seconds_total(counter("moiety_layer_queue_seconds_total",
+                                    "Of a layer's wait, what its last reply's dispatch lay in "
+                                    "the worker's queue, by the worker's clock")),
         compute_seconds(counter(
             "moiety_layer_compute_seconds_total",
             "Compute time of each layer's slowest worker, by its own clock, summed over layers")),
+        slowest(BuildCounter()
+                    .Name("moiety_layer_slowest_total")
+                    .Help("Layers whose last reply came from this worker")
+                    .Register(registry)),
         lane_bytes(BuildCounter()
                        .Name("moiety_lane_bytes_total")
                        .Help("Payload bytes on the lane, by direction")
@@ -162,13 +191,23 @@ struct RouterMetrics::State {
   prometheus::Gauge& waiting;
   prometheus::Gauge& epoch;
   prometheus::Family<prometheus::Counter>& expert_tokens;
+  prometheus::Gauge& parked;
+  prometheus::Counter& retries;
+  prometheus::Counter& masked;
+  prometheus::Counter& redispatches;
+  prometheus::Family<prometheus::Counter>& lost_workers;
+  prometheus::Counter& detection_seconds;
   prometheus::Counter& layers;
   prometheus::Counter& dispatches;
   prometheus::Counter& rows;
   prometheus::Counter& row_copies;
   prometheus::Counter& stale;
   prometheus::Counter& wait_seconds;
+  prometheus::Counter& blocked_seconds;
+  prometheus::Counter& network_seconds;
+  prometheus::Counter& queue_seconds_total;
   prometheus::Counter& compute_seconds;
+  prometheus::Family<prometheus::Counter>& slowest;
   prometheus::Family<prometheus::Counter>& lane_bytes;
   prometheus::Counter& lane_sent;
   prometheus::Counter& lane_received;
@@ -206,7 +245,19 @@ void RouterMetrics::on_backend(const BackendStats& stats) {
   advance(state_->row_copies, stats.row_copies);
   advance(state_->stale, stats.stale_dropped);
   advance(state_->wait_seconds, std::chrono::duration<double>(stats.wait).count());
-  advance(state_->compute_seconds, std::chrono::duration<double>(stats.compute).count());
+  const auto seconds = [](std::chrono::nanoseconds time) {
+    return std::chrono::duration<double>(time).count();
+  };
+  advance(state_->blocked_seconds, seconds(stats.blocked));
+  advance(state_->network_seconds, seconds(stats.network));
+  advance(state_->queue_seconds_total, seconds(stats.queue));
+  advance(state_->compute_seconds, seconds(stats.compute));
+  for (const auto& [worker, layers] : stats.slowest)
+    advance(state_->slowest.Add({{"worker", std::to_string(worker.value)}}), layers);
+  advance(state_->redispatches, stats.redispatches);
+  for (const auto& [how, count] : stats.lost)
+    advance(state_->lost_workers.Add({{"by", how}}), count);
+  advance(state_->detection_seconds, seconds(stats.detection));
   advance(state_->lane_sent, stats.bytes_sent);
   advance(state_->lane_received, stats.bytes_received);
 }
@@ -239,12 +290,15 @@ void RouterMetrics::on_refused(const std::string& model, std::string_view reason
 std::string RouterMetrics::scrape(const Engine::Load& load, Epoch epoch) {
   state_->running.Set(static_cast<double>(load.running));
   state_->waiting.Set(static_cast<double>(load.waiting));
+  state_->parked.Set(static_cast<double>(load.parked));
   state_->epoch.Set(static_cast<double>(epoch.value));
   const SchedulerStats& scheduler = load.scheduler;
   state_->kv_blocks.Set(scheduler.kv_blocks);
   state_->kv_blocks_used.Set(scheduler.kv_blocks_used);
   state_->kv_blocks_cached.Set(scheduler.kv_blocks_cached);
   const std::lock_guard lock(state_->scrape_mutex);
+  advance(state_->retries, load.retries);
+  advance(state_->masked, load.masked);
   advance(state_->preemptions, scheduler.preemptions);
   advance(state_->prefix_queries, scheduler.prefix_query_tokens);
   advance(state_->prefix_hits, scheduler.prefix_hit_tokens);

@@ -31,7 +31,8 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
                  "prompts in order of arrival (an eighth at least)")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  app.add_option("--max-queue", options.engine.max_queue, "Waiting requests; beyond it: status 429")
+  app.add_option("--max-queue", options.engine.max_queue,
+                 "Waiting requests, also those that wait for lost experts; beyond it: status 429")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--kv-cache-bytes", options.engine.kv_cache_bytes,
@@ -58,6 +59,17 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
                  "When told to stop: seconds for requests under way, then they end with an error")
       ->check(CLI::Range(0, 3600))
       ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--micro-batches",
+         [&options](const std::string& name) {
+           options.engine.micro_batches = name == "auto" ? MicroBatches::kAuto
+                                          : name == "2"  ? MicroBatches::kTwo
+                                                         : MicroBatches::kOne;
+         },
+         "In how many parts a step computes, so that one's experts are computed elsewhere while "
+         "the other's attention is computed here; the bits are the same. auto (default): 2 where "
+         "that was measured to be faster")
+      ->check(CLI::IsMember({"auto", "1", "2"}));
   app.add_flag("!--no-expert-metrics", options.expert_metrics,
                "Leave out moiety_expert_tokens_total (one series per layer and expert)");
 }

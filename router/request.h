@@ -36,6 +36,9 @@ struct Finish {
   /// Mean over MoE layers and all tokens that went through the model, now or (cached ones) when
   /// they were computed: the same whether cached or not. Absent for physically pruned checkpoints.
   std::optional<double> masked_mass;
+  /// Experts of its deployment, over all layers, that it went without because no worker in reach
+  /// held them (MissingPolicy::kMask); the most at any time.
+  std::int32_t masked_experts = 0;
 };
 
 /// What a request wants after a token: more, or its end with FinishReason::kStop (a stop string).

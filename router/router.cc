@@ -9,6 +9,7 @@
 
 #include "common/log.h"
 #include "common/signals.h"
+#include "fabric/mpi/mpi_lane.h"
 #include "fabric/ucx/ucx_lane.h"
 #include "model/tokenizer.h"
 #include "proto/control_client.h"
@@ -59,9 +60,14 @@ class ClusterControl {
                  const std::string& fingerprint,
                  std::uint16_t http_port,
                  Engine& engine,
+                 ClusterMoe& backend,
                  RouterMetrics& metrics,
                  StopSignal& stop)
-      : engine_(engine), metrics_(metrics), stop_(stop) {
+      : engine_(engine),
+        backend_(backend),
+        metrics_(metrics),
+        stop_(stop),
+        fabric_(options.fabric) {
     proto::ControlClientOptions control;
     control.address = options.coordinator;
     control.orphan_timeout = std::chrono::seconds(options.orphan_timeout_s);
@@ -81,8 +87,11 @@ class ClusterControl {
     client_ = std::make_unique<proto::ControlClient>(
         options_,
         proto::ControlClientCallbacks{
-            [this](proto::ControlMessage message) { handle(std::move(message)); },
-            [this] { return heartbeat(); }, [this](const Error& why) { stop_.stop(why); }});
+            .on_message = [this](proto::ControlMessage message) { handle(std::move(message)); },
+            .make_heartbeat = [this] { return heartbeat(); },
+            .complete_hello = [this](proto::Hello& hello) { complete(hello); },
+            .on_welcome = [this](const proto::Welcome& welcome) { welcomed(welcome); },
+            .on_orphaned = [this](const Error& why) { stop_.stop(why); }});
   }
 
   /// No message is sent or handled after this.
@@ -102,6 +111,30 @@ class ClusterControl {
   }
 
  private:
+  /// Says who we are since the first Welcome, and what we serve: the coordinator may be another
+  /// one.
+  void complete(proto::Hello& hello) {
+    hello.epoch = engine_.epoch();
+    if (assigned_id_) hello.id = *assigned_id_;
+  }
+
+  /// Workers know a router by the id that the coordinator gave it, so the lane opens under that.
+  void welcomed(const proto::Welcome& welcome) {
+    if (assigned_id_) {
+      if (*assigned_id_ != welcome.assigned_id)
+        log_warning("the coordinator calls this router {} now; to workers it stays router {}",
+                    welcome.assigned_id, *assigned_id_);
+      return;
+    }
+    assigned_id_ = welcome.assigned_id;
+    log_info("this is router {}", *assigned_id_);
+    const fabric::LaneIdentity identity{*assigned_id_, 0, options_.hello.token};
+    auto lane = fabric_ == "mpi" ? fabric::open_mpi_router_lane(identity)
+                                 : fabric::open_ucx_router_lane(identity);
+    if (!lane) return stop_.stop(lane.error());
+    backend_.attach(std::move(*lane), *assigned_id_);
+  }
+
   void handle(proto::ControlMessage message) {
     if (auto* publish = std::get_if<proto::PublishEpoch>(&message)) {
       engine_.apply(std::move(publish->view), [this](Epoch epoch, std::vector<WorkerId> lost) {
@@ -118,14 +151,18 @@ class ClusterControl {
 
   proto::ControlMessage heartbeat() {
     const Engine::Load load = engine_.load();
-    return proto::RouterHeartbeat{{load.epoch, load.running, load.waiting, load.per_deployment,
-                                   metrics_.requests_total(), metrics_.prompt_tokens_total(),
+    return proto::RouterHeartbeat{{load.epoch, load.running, load.waiting, load.parked,
+                                   load.per_deployment, metrics_.requests_total(),
+                                   metrics_.prompt_tokens_total(),
                                    metrics_.generation_tokens_total()}};
   }
 
   Engine& engine_;
+  ClusterMoe& backend_;
   RouterMetrics& metrics_;
   StopSignal& stop_;
+  const std::string fabric_;
+  std::optional<std::uint32_t> assigned_id_;  // of the client's thread
   proto::ControlClientOptions options_;
   std::mutex mutex_;
   std::unique_ptr<proto::ControlClient> client_;  // guarded by mutex_
@@ -183,6 +220,7 @@ Result<void> run_router(const RouterOptions& options,
                         const std::function<void(std::uint16_t)>& on_listening) {
   StopSignal stop;
   const SignalWatcher signals([&](int) { stop.stop({}); });
+  if (!options.coordinator.empty() && options.fabric == "mpi") MOIETY_TRY(fabric::join_mpi_world());
   MOIETY_ASSIGN(const kernels::Variant variant, kernels::choose_variant(options.kernels));
   MOIETY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(options.model));
   MOIETY_ASSIGN(const Tokenizer tokenizer, Tokenizer::load(options.model));
@@ -201,6 +239,7 @@ Result<void> run_router(const RouterOptions& options,
   ExpertStore store(checkpoint, expert_dtype);
   EpochView local_view;
   std::unique_ptr<StepBackend> backend;
+  ClusterMoe* cluster_backend = nullptr;
   std::unique_ptr<ClusterControl> control;  // outlives the engine, which calls it
   if (embedded) {
     MOIETY_ASSIGN(local_view, embedded_view(model_shape(checkpoint, expert_dtype), options.full,
@@ -208,17 +247,18 @@ Result<void> run_router(const RouterOptions& options,
     MOIETY_TRY(store.load(needed_experts(local_view)));
     backend = std::make_unique<LocalMoe>(store, variant, pool);
   } else {
-    MOIETY_ASSIGN(auto lane, fabric::open_ucx_router_lane({options.id, 0, options.token}));
     ClusterMoeOptions cluster;
-    cluster.router_id = options.id;
     cluster.combine = options.combine;
     cluster.dtype = options.dtype;
-    cluster.reply_timeout = std::chrono::milliseconds(options.reply_timeout_ms);
-    backend = std::make_unique<ClusterMoe>(
-        std::move(lane), cluster,
+    cluster.reply.cap = std::chrono::milliseconds(options.reply_timeout_ms);
+    cluster.reply.floor = std::chrono::milliseconds(options.least_reply_timeout_ms);
+    auto moe = std::make_unique<ClusterMoe>(
+        nullptr, cluster,
         [&control](WorkerId worker, std::uint64_t incarnation, const std::string& why) {
           control->send(proto::WorkerSuspect{worker, incarnation, why});
         });
+    cluster_backend = moe.get();
+    backend = std::move(moe);
   }
   auto engine = std::make_unique<Engine>(*model, *backend, options.engine, &metrics);
   warn_of_small_cache(*engine);
@@ -238,7 +278,7 @@ Result<void> run_router(const RouterOptions& options,
                 http::Server::start(http_options, api->handler()));
   if (!embedded) {
     control = std::make_unique<ClusterControl>(options, checkpoint.fingerprint(), server->port(),
-                                               *engine, metrics, stop);
+                                               *engine, *cluster_backend, metrics, stop);
     control->start();
   }
   log_info("serving {} at http://{}:{}{}", served_name, options.host, server->port(),

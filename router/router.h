@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,9 +17,10 @@ namespace moiety {
 
 struct RouterOptions {
   std::filesystem::path model;
-  std::string served_name;  ///< empty: the model folder's name
+  std::string served_name;     ///< empty: the model folder's name
+  std::string fabric = "ucx";  ///< or "mpi": what carries tokens to the workers
   std::string coordinator;  ///< "host:port"; empty = embedded mode: this process holds the experts
-  std::uint32_t id = 0;
+  std::optional<std::uint32_t> id;  ///< absent: the coordinator assigns one
   std::string host = "127.0.0.1";
   std::uint16_t port = 8000;  ///< 0 = a free one
   std::size_t threads = 0;    ///< 0 = one per core
@@ -26,7 +28,8 @@ struct RouterOptions {
   std::string expert_dtype;  ///< of routed experts in embedded mode: as dtype unless given
   std::string kernels = "auto";
   CombineMode combine = CombineMode::kPerWorker;
-  std::uint32_t reply_timeout_ms = 10000;
+  std::uint32_t reply_timeout_ms = 10000;       ///< ReplyLimits::cap
+  std::uint32_t least_reply_timeout_ms = 1000;  ///< ReplyLimits::floor
   std::uint32_t request_timeout_s = 600;
   std::uint32_t orphan_timeout_s = 60;
   /// For requests under way when we are told to stop; then they end with an error. Below the

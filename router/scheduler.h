@@ -19,7 +19,7 @@ struct SchedulerOptions {
 
 /// Counters since the start, and the state of the KV cache now.
 struct SchedulerStats {
-  std::uint64_t preemptions = 0;
+  std::uint64_t preemptions = 0;          ///< parked ones that gave up their blocks included
   std::uint64_t prefix_query_tokens = 0;  ///< prompt tokens of requests that started
   std::uint64_t prefix_hit_tokens = 0;    ///< of those, taken from the prefix cache
   std::uint64_t prefix_evictions = 0;     ///< cached blocks whose place was needed
@@ -41,12 +41,20 @@ struct SchedulerStats {
 /// the head of the queue and computes its tokens again later (kernels are batch-invariant, so the
 /// bits are the same; what was sampled stays).
 ///
-/// Everybody finishes. Those who run are older than those who wait: the queue is in order of
-/// arrival, its first is admitted, the youngest goes back to its head. So while anybody waits or
-/// runs, the oldest of all runs: if it waited, nobody would run, and then it is admitted. It is
-/// never preempted, for only a sequence alone could push out itself, and alone it has every block,
+/// A sequence that runs may be parked: experts that it needs are missing. It keeps its tokens and,
+/// as long as nobody else needs them, its blocks, and takes no part in anything until all are
+/// unparked; then it waits at its place by arrival. Blocks of those who do not run are the first
+/// to be taken back: of the parked, then of the waiting, the youngest first. Parked sequences do
+/// not count as running, so they stand in nobody's way.
+///
+/// Everybody finishes who is not parked for ever. The oldest of those who run is never preempted:
+/// blocks are taken from those who do not run and from younger ones, and alone it has every block,
 /// which suffices (submit refuses what does not fit). Each step takes it one token further, or
-/// some of its prompt. It ends; then another is the oldest.
+/// some of its prompt, so it ends, and then another is the oldest. Nobody overtakes the first of
+/// those who wait. Sequences may run that are younger than it, if it was parked when they were
+/// admitted; they are finitely many and end, one after the other, and when nobody runs it is
+/// admitted. (Without parking, those who run are older than those who wait.) Parking is bounded by
+/// requests' deadlines, which the caller watches.
 ///
 /// Full blocks are published to the prefix cache as they are computed, and looked up when a
 /// sequence starts and before each chunk of its prompt (another may have computed them meanwhile).
@@ -75,14 +83,24 @@ class Scheduler {
   /// Called before the token that they gave is appended.
   void complete(const Part& part, std::span<const float> masked_mass);
 
-  /// Gives back the blocks of a sequence that waits or runs. It is destroyed by the next plan().
+  /// Sets a sequence that runs aside until unpark_all(); its tokens and blocks stay.
+  void park(Sequence& sequence);
+  void unpark_all();
+
+  /// Lets a sequence compute under another mask from now on. What it has computed stays.
+  void set_mask(Sequence& sequence, std::shared_ptr<const GateMask> mask);
+
+  /// Gives back the blocks of a sequence that has not ended. It is destroyed by the next plan().
   void end(Sequence& sequence);
 
-  /// Calls visit(Sequence&) for every sequence that has not ended, in order of arrival; visit may
-  /// end it.
+  /// Calls visit(Sequence&) for every sequence that has not ended: those who run, are parked, wait,
+  /// each in order of arrival. visit may end it.
   template <class Visit>
   void for_each(Visit&& visit) {
     for (auto& sequence : running_) {
+      if (sequence->state != Sequence::State::kEnded) visit(*sequence);
+    }
+    for (auto& sequence : parked_) {
       if (sequence->state != Sequence::State::kEnded) visit(*sequence);
     }
     for (auto& sequence : waiting_) {
@@ -91,6 +109,7 @@ class Scheduler {
   }
 
   std::size_t num_waiting() const { return num_waiting_; }
+  std::size_t num_parked() const { return num_parked_; }
   std::int32_t num_blocks() const { return cache_.num_blocks(); }
   SchedulerStats stats() const;
 
@@ -98,7 +117,9 @@ class Scheduler {
   void collect();
   bool grow_decodes();
   void preempt_youngest();
-  bool admit_first();
+  void give_back(Sequence& sequence);
+  bool reclaim(const Sequence* but);
+  Sequence* admit_first();
   void adopt_cached(Sequence& sequence);
   const BlockKey& key(Sequence& sequence, std::size_t index);
   void plan_chunk(Sequence& sequence, std::int32_t& budget, bool starts);
@@ -106,8 +127,10 @@ class Scheduler {
   const SchedulerOptions options_;
   PrefixCache cache_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of arrival
-  std::deque<std::unique_ptr<Sequence>> waiting_;   // likewise; all younger than those who run
+  std::deque<std::unique_ptr<Sequence>> waiting_;   // likewise
+  std::vector<std::unique_ptr<Sequence>> parked_;   // likewise
   std::size_t num_waiting_ = 0;                     // without ended ones
+  std::size_t num_parked_ = 0;                      // likewise
   std::size_t num_ended_ = 0;                       // not destroyed yet
   std::vector<Part> parts_;
   // The last admission that failed for lack of blocks: not tried again before more are available.

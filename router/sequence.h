@@ -16,14 +16,18 @@ struct Sequence {
   std::uint64_t id = 0;     ///< ascending in order of arrival
   GenerateRequest request;  ///< its prompt has moved to `tokens`
   RequestCallbacks callbacks;
-  std::shared_ptr<const GateMask> mask;  ///< kept from start to end; null: every expert
-  BlockKey root{};                       ///< prefix_root(mask)
+  std::shared_ptr<const GateMask> deployed;  ///< the deployment's at the start; null: every expert
+  /// What it computes under: `deployed`, or less while experts are missing (MissingPolicy::kMask).
+  std::shared_ptr<const GateMask> mask;
+  BlockKey root{};  ///< prefix_root(mask)
+  MissingPolicy on_missing = MissingPolicy::kWait;
+  std::int32_t masked_experts = 0;  ///< of `deployed`, the most that `mask` ever left out
   Clock::time_point submitted;
 
   std::vector<std::int32_t> tokens;  ///< prompt, then generated; never shrinks
   std::int32_t prompt_size = 0;
 
-  enum class State : std::uint8_t { kWaiting, kRunning, kEnded };
+  enum class State : std::uint8_t { kWaiting, kRunning, kParked, kEnded };
 
   // What the scheduler keeps. Preemption clears the first three.
   std::vector<std::int32_t> blocks;  ///< block table
@@ -34,7 +38,10 @@ struct Sequence {
   std::vector<BlockKey> keys;      ///< of leading full blocks, as far as they were asked for
   std::int32_t cached_tokens = 0;  ///< prompt tokens that this request never computed
   State state = State::kWaiting;
+  bool started = false;    ///< it had rows in a step
   bool preempted = false;  ///< at least once
+  /// Its blocks were computed under several masks: they are its own, never shared.
+  bool mixed_masks = false;
 
   Clock::time_point last_token;  ///< when the last one was handed out
 

@@ -76,12 +76,17 @@ TEST_P(Bits, DoNotDependOnBatchChunkingMasksOfOthersOrThreads) {
   }
 }
 
+constexpr PlacementPolicy kPolicies[] = {PlacementPolicy::kMembership, PlacementPolicy::kById,
+                                         PlacementPolicy::kRoundRobin};
+
+const StepOptions kTwoMicroBatches{.micro_batches = 2};
+
 TEST_P(Bits, AClusterThatCombinesPerExpertEqualsEmbeddedMode) {
   Embedded embedded(source_path("tests/golden/fixtures/emo"), dtype(), variant());
-  for (const std::uint32_t num_workers : {1u, 2u, 4u}) {
-    for (const auto policy :
-         {PlacementPolicy::kMembership, PlacementPolicy::kById, PlacementPolicy::kRoundRobin}) {
-      const EpochView view = three_deployments(embedded, policy, num_workers);
+  for (const std::uint32_t num_workers : {1u, 2u, 3u, 4u, 7u}) {
+    for (const auto policy : kPolicies) {
+      const EpochView view = with_replicas(three_deployments(embedded, policy, num_workers),
+                                           policy == PlacementPolicy::kById ? 2 : 1);
       const Mixed mixed(embedded.arch(), view);
       const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
       LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert);
@@ -89,20 +94,23 @@ TEST_P(Bits, AClusterThatCombinesPerExpertEqualsEmbeddedMode) {
       SCOPED_TRACE(std::to_string(num_workers) + " workers, " +
                    std::string(planner::policy_name(policy)));
       expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs), alone);
+      expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs, kTwoMicroBatches), alone);
     }
   }
 }
 
-TEST_P(Bits, TheSameForEveryArchitectureAndRaggedLayers) {
+TEST_P(Bits, TheSameForEveryArchitectureRaggedLayersAndMicroBatches) {
   for (const char* fixture : kFixtures) {
     SCOPED_TRACE(fixture);
     Embedded embedded(source_path(fixture_folder(fixture)), dtype(), variant());
     const EpochView view = three_deployments(embedded, PlacementPolicy::kMembership, 3);
     const Mixed mixed(embedded.arch(), view);
     const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+    expect_same(run_jobs(*embedded.model, *embedded.experts, mixed.jobs, kTwoMicroBatches), alone);
     LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert);
     cluster.apply();
     expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs), alone);
+    expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs, kTwoMicroBatches), alone);
   }
 }
 
@@ -118,9 +126,8 @@ INSTANTIATE_TEST_SUITE_P(AllVariants,
 TEST(BitsOfTheBundledModel, ClusterEqualsEmbeddedModeForEveryPlacement) {
   Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16,
                     must(kernels::choose_variant("auto")));
-  for (const std::uint32_t num_workers : {1u, 2u, 4u}) {
-    for (const auto policy :
-         {PlacementPolicy::kMembership, PlacementPolicy::kById, PlacementPolicy::kRoundRobin}) {
+  for (const std::uint32_t num_workers : {1u, 2u, 3u, 4u, 7u}) {
+    for (const auto policy : kPolicies) {
       const EpochView view = three_deployments(embedded, policy, num_workers);
       const Mixed mixed(embedded.arch(), view);
       const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
@@ -139,13 +146,16 @@ constexpr double kPerWorkerWorst = 0.02;
 TEST(BitsOfTheBundledModel, CombiningPerWorkerStaysWithinItsBound) {
   Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16,
                     must(kernels::choose_variant("auto")));
-  for (const std::uint32_t num_workers : {1u, 2u, 4u}) {
-    const EpochView view = three_deployments(embedded, PlacementPolicy::kById, num_workers);
+  for (const std::uint32_t num_workers : {1u, 2u, 4u, 7u}) {
+    const EpochView view = with_replicas(
+        three_deployments(embedded, PlacementPolicy::kById, num_workers), num_workers == 4 ? 2 : 1);
     const Mixed mixed(embedded.arch(), view);
     const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
     LoopbackCluster cluster(embedded, view, CombineMode::kPerWorker);
     cluster.apply();
     const auto logits = run_jobs(*embedded.model, cluster.moe(), mixed.jobs);
+    // Whom a row asks does not depend on its batch, so its rounding does not either.
+    expect_same(logits, run_alone(*embedded.model, cluster.moe(), mixed.jobs));
     double worst = 0;
     for (std::size_t i = 0; i < logits.size(); ++i) {
       double sum = 0, squares = 0;
@@ -296,11 +306,208 @@ TEST(LostWorker, AWorkerOfAnotherDtypeRefusesInsteadOfRounding) {
   const std::vector<std::int32_t> tokens = {5, 6, 7};
   const SequenceChunk chunk{tokens, 0, blocks, nullptr, SequenceChunk::Logits::kLast};
   const StepResult result = embedded.model->forward({&chunk, 1}, kv, cluster.moe());
-  EXPECT_EQ(result.failed, (std::vector<std::uint8_t>{1, 1, 1}));
+  EXPECT_EQ(result.failed, (std::vector<std::uint8_t>{kRowRefused, kRowRefused, kRowRefused}));
+  EXPECT_TRUE(cluster.suspects().empty()) << "the worker is well";
   const Error why = cluster.moe().failure();
   EXPECT_NE(why.message.find("rows come as F32, this worker's experts take BF16"),
             std::string::npos)
       << why.message;
+}
+
+/// Does something in the middle of a layer: after everything was sent, before anything was awaited.
+class InTheMiddle final : public MoeBackend {
+ public:
+  InTheMiddle(MoeBackend& inner, std::function<void(int layers_begun)> act)
+      : inner_(inner), act_(std::move(act)) {}
+  void begin(const MoeLayerInput& input) override {
+    inner_.begin(input);
+    act_(++begun_);
+  }
+  void finish(std::span<float> y, std::span<std::uint8_t> failed) override {
+    inner_.finish(y, failed);
+  }
+
+ private:
+  MoeBackend& inner_;
+  const std::function<void(int)> act_;
+  int begun_ = 0;
+};
+
+TEST(LostWorker, AReplicaTakesOverWithinTheLayer) {
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
+  const EpochView view =
+      with_replicas(three_deployments(embedded, PlacementPolicy::kRoundRobin, 4), 2);
+  const Mixed mixed(embedded.arch(), view);
+  const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+  for (const std::int32_t micro_batches : {1, 2}) {
+    for (const bool silent : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << micro_batches << (silent ? " silent" : " killed"));
+      LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert,
+                              std::chrono::milliseconds(300));
+      cluster.apply();
+      const WorkerId victim{1};
+      InTheMiddle backend(cluster.moe(), [&](int layers) {
+        if (layers != 5) return;
+        if (!silent) return cluster.fleet().kill(victim);
+        cluster.network().set_partition(LoopbackCluster::kRouter, victim.value, true);
+      });
+      // run_jobs() expects that no row fails.
+      const auto logits =
+          run_jobs(*embedded.model, backend, mixed.jobs, {.micro_batches = micro_batches});
+      expect_same(logits, alone);
+      const BackendStats stats = cluster.moe().stats();
+      EXPECT_EQ(stats.lost.at(silent ? "silent" : "connection"), 1u);
+      EXPECT_GT(stats.redispatches, 0u);
+      EXPECT_EQ(cluster.suspects(), std::vector<WorkerId>{victim});
+      cluster.network().set_partition(LoopbackCluster::kRouter, victim.value, false);
+    }
+  }
+}
+
+TEST(LostWorker, ANewEpochWithoutItEndsTheWaitAtOnce) {
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
+  const EpochView view = three_deployments(embedded, PlacementPolicy::kRoundRobin, 3);
+  LoopbackCluster cluster(embedded, view, CombineMode::kPerExpert, std::chrono::seconds(60));
+  cluster.apply();
+  const WorkerId victim{1};
+  cluster.network().set_partition(LoopbackCluster::kRouter, victim.value, true);
+  EpochView without = cluster.view();
+  std::erase_if(without.workers, [&](const auto& endpoint) { return endpoint.id == victim; });
+  ++without.placement.epoch.value;
+  std::thread announcer;
+  InTheMiddle backend(cluster.moe(), [&](int layers) {
+    if (layers == 1) announcer = std::thread([&] { cluster.moe().announce(without); });
+  });
+  KvCache kv(embedded.arch(), DType::kBF16, 2);
+  const auto blocks = must(kv.allocate(2));
+  const std::vector<std::int32_t> tokens = random_tokens(embedded.arch(), 20, 3);
+  const SequenceChunk chunk{tokens, 0, blocks, nullptr, SequenceChunk::Logits::kNone};
+  const auto began = Clock::now();
+  const StepResult result = embedded.model->forward({&chunk, 1}, kv, backend);
+  announcer.join();
+  EXPECT_LT(Clock::now() - began, std::chrono::seconds(20));
+  EXPECT_EQ(*std::max_element(result.failed.begin(), result.failed.end()), kRowMissing);
+  EXPECT_EQ(cluster.moe().stats().lost.at("epoch"), 1u);
+  EXPECT_TRUE(cluster.suspects().empty()) << "the coordinator knows";
+}
+
+class Moves : public ::testing::Test {
+ protected:
+  Moves()
+      : embedded_(source_path("tests/golden/fixtures/emo"),
+                  DType::kBF16,
+                  must(kernels::choose_variant("auto"))) {}
+  Embedded embedded_;
+};
+
+TEST_F(Moves, SameBitsBeforeDuringAndAfter) {
+  const EpochView view = three_deployments(embedded_, PlacementPolicy::kMembership, 4);
+  const Mixed mixed(embedded_.arch(), view);
+  const auto alone = run_alone(*embedded_.model, *embedded_.experts, mixed.jobs);
+  LoopbackCluster cluster(embedded_, view, CombineMode::kPerExpert);
+  cluster.apply();
+  const WorkerId newcomer{9};
+  EpochView next = cluster.view();
+  next.placement = shifted(view.placement, 1);
+  for (auto& layer : next.placement.owners) {
+    for (auto& owners : layer) std::replace(owners.begin(), owners.end(), WorkerId{2}, newcomer);
+  }
+  bool done = false;
+  const auto logits =
+      run_jobs(*embedded_.model, cluster.moe(), mixed.jobs, {}, [&](std::size_t step) {
+        cluster.moe().begin_step(step + 1);
+        if (step == 2) {
+          // Make before break: the new owners have the experts, the old ones keep them.
+          cluster.fleet().start(newcomer, 1, next.placement.experts_of(newcomer));
+          for (const WorkerId id : view.placement.workers())
+            cluster.fleet().load(id, next.placement.experts_of(id));
+          next.workers = cluster.fleet().endpoints();
+          std::erase_if(next.workers, [](const auto& each) { return each.id == WorkerId{2}; });
+          cluster.network().set_delay(LoopbackCluster::kRouter, newcomer.value,
+                                      std::chrono::milliseconds(2));
+          cluster.moe().apply(next);
+          EXPECT_FALSE(cluster.moe().applied().has_value()) << "the newcomer is not connected";
+        } else if (step > 2 && !done) {
+          if (step == 10) {
+            EXPECT_TRUE(settle(cluster.moe()).empty());
+            done = true;
+          }
+          if (const auto lost = cluster.moe().applied()) {
+            EXPECT_TRUE(lost->empty());
+            done = true;
+          }
+          if (!done) return;
+          cluster.fleet().kill(WorkerId{2});
+          for (const WorkerEndpoint& worker : next.workers)
+            cluster.fleet().keep_only(worker.id, next.placement.experts_of(worker.id));
+        }
+      });
+  EXPECT_TRUE(done);
+  expect_same(logits, alone);
+  expect_same(run_jobs(*embedded_.model, cluster.moe(), mixed.jobs), alone);
+  EXPECT_TRUE(cluster.suspects().empty());
+}
+
+TEST_F(Moves, OldOwnersServeUntilANewOneAnswersOrIsGivenUp) {
+  const EpochView view = three_deployments(embedded_, PlacementPolicy::kById, 2);
+  const Mixed mixed(embedded_.arch(), view);
+  const auto alone = run_alone(*embedded_.model, *embedded_.experts, mixed.jobs);
+  LoopbackCluster cluster(embedded_, view, CombineMode::kPerExpert);
+  cluster.apply();
+  const WorkerId silent{5};
+  EpochView next = cluster.view();
+  ++next.placement.epoch.value;
+  for (auto& layer : next.placement.owners) {
+    for (auto& owners : layer) std::replace(owners.begin(), owners.end(), WorkerId{1}, silent);
+  }
+  cluster.fleet().start(silent, 1, next.placement.experts_of(silent));
+  cluster.network().set_partition(LoopbackCluster::kRouter, silent.value, true);
+  next.workers = {cluster.fleet().endpoint(WorkerId{0}), cluster.fleet().endpoint(silent)};
+  cluster.moe().apply(next);
+  // Its hello is never answered; nobody waits for it.
+  expect_same(run_jobs(*embedded_.model, cluster.moe(), mixed.jobs), alone);
+  EXPECT_EQ(settle(cluster.moe()), std::vector<WorkerId>{silent});
+  EXPECT_EQ(cluster.suspects(), std::vector<WorkerId>{silent});
+  // The old owner may drop its experts now: it is not asked any more.
+  KvCache kv(embedded_.arch(), DType::kBF16, 2);
+  const auto blocks = must(kv.allocate(2));
+  const SequenceChunk chunk{mixed.jobs[0].tokens, 0, blocks, nullptr, SequenceChunk::Logits::kNone};
+  const StepResult result = embedded_.model->forward({&chunk, 1}, kv, cluster.moe());
+  EXPECT_EQ(*std::max_element(result.failed.begin(), result.failed.end()), kRowMissing);
+  // The cut heals: the router finds it by itself.
+  const std::uint64_t gained = cluster.moe().gained();
+  cluster.network().set_partition(LoopbackCluster::kRouter, silent.value, false);
+  const Deadline deadline = Clock::now() + std::chrono::seconds(20);
+  while (cluster.moe().gained() == gained && Clock::now() < deadline)
+    cluster.moe().idle_wait(deadline);
+  expect_same(run_jobs(*embedded_.model, cluster.moe(), mixed.jobs), alone);
+}
+
+TEST(TwoRouters, AtOnceOnOneFleet) {
+  const Variant variant = must(kernels::choose_variant("auto"));
+  Embedded first(source_path("tests/golden/fixtures/emo"), DType::kBF16, variant, 1);
+  Embedded second(source_path("tests/golden/fixtures/emo"), DType::kBF16, variant, 1);
+  const EpochView view = with_replicas(three_deployments(first, PlacementPolicy::kById, 3), 2);
+  const Mixed mixed(first.arch(), view);
+  const auto alone = run_alone(*first.model, *first.experts, mixed.jobs);
+  LoopbackCluster cluster(first, view, CombineMode::kPerExpert);
+  cluster.apply();
+  ClusterMoeOptions options;
+  options.router_id = LoopbackCluster::kRouter + 1;
+  options.combine = CombineMode::kPerExpert;
+  options.reply.floor = options.reply.cap = std::chrono::seconds(20);
+  const auto other = cluster.fleet().make_router(options, {});
+  other->apply(cluster.view());
+  EXPECT_TRUE(settle(*other).empty());
+  std::thread thread([&] {
+    for (int round = 0; round < 3; ++round)
+      expect_same(run_jobs(*second.model, *other, mixed.jobs), alone);
+  });
+  for (int round = 0; round < 3; ++round)
+    expect_same(run_jobs(*first.model, cluster.moe(), mixed.jobs, kTwoMicroBatches), alone);
+  thread.join();
 }
 
 TEST(LostWorker, AStaleReplyIsNeverCombined) {

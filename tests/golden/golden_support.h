@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -165,10 +166,13 @@ struct Job {
 };
 
 /// Logits of every position of every job, [job][length * vocab]. Step s takes each job's s-th
-/// chunk, so jobs of different chunkings share batches.
-inline std::vector<std::vector<float>> run_jobs(const Model& model,
-                                                MoeBackend& backend,
-                                                const std::vector<Job>& jobs) {
+/// chunk, so jobs of different chunkings share batches. `before_step(s)` may be empty.
+inline std::vector<std::vector<float>> run_jobs(
+    const Model& model,
+    MoeBackend& backend,
+    const std::vector<Job>& jobs,
+    const StepOptions& options = {},
+    const std::function<void(std::size_t step)>& before_step = {}) {
   const Architecture& arch = model.architecture();
   const auto vocab = static_cast<std::size_t>(arch.vocab_size);
   std::int32_t blocks = 0;
@@ -197,7 +201,8 @@ inline std::vector<std::vector<float>> run_jobs(const Model& model,
       done[j] += count;
     }
     if (chunks.empty()) return logits;
-    const StepResult result = model.forward(chunks, kv, backend);
+    if (before_step) before_step(step);
+    const StepResult result = model.forward(chunks, kv, backend, options);
     for (std::uint8_t failed : result.failed) EXPECT_EQ(failed, 0);
     std::size_t at = 0;
     for (std::size_t c = 0; c < chunks.size(); ++c) {

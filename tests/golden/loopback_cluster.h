@@ -1,7 +1,9 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -13,64 +15,66 @@
 
 namespace moiety::testing {
 
-/// Workers as threads of this process, each with the experts of one placement, and a router's
-/// backend over the loopback fabric. The same code as in the processes; only the transport differs.
-class LoopbackCluster {
+/// Workers as threads of this process, over the loopback fabric: the same code as in the processes,
+/// only the transport differs. They come, load, drop and die as the test says.
+class LoopbackFleet {
  public:
-  LoopbackCluster(const Embedded& reference,
-                  const EpochView& view,
-                  CombineMode combine,
-                  std::chrono::milliseconds reply_timeout = std::chrono::milliseconds(20000),
-                  std::optional<DType> lane_dtype = {})
-      : view_(view) {
-    for (WorkerId id : view.placement.workers()) {
-      auto worker = std::make_unique<Worker>(*reference.checkpoint, reference.model->dtype(),
-                                             reference.model->variant());
-      worker->port = network_.make_port({id.value, kIncarnation, kToken});
-      const std::vector<ExpertId> experts = view.placement.experts_of(id);
-      if (auto loaded = worker->store.load(experts); !loaded)
-        ADD_FAILURE() << loaded.error().message;
-      worker->loop =
-          std::make_unique<LaneLoop>(*worker->port, worker->store, worker->runner,
-                                     reference.arch().hidden_size, id.value, kIncarnation);
-      view_.workers.push_back({id, kIncarnation, worker->port->address()});
-      worker->thread = std::thread([loop = worker->loop.get()] { loop->run(); });
-      workers_.push_back(std::move(worker));
-    }
-    ClusterMoeOptions options;
-    options.router_id = kRouter;
-    options.combine = combine;
-    options.dtype = lane_dtype.value_or(reference.model->dtype());
-    options.reply_timeout = reply_timeout;
-    moe_ = std::make_unique<ClusterMoe>(
-        network_.make_router_lane({kRouter, 0, kToken}), options,
-        [this](WorkerId id, std::uint64_t, const std::string&) { suspects_.push_back(id); });
+  static constexpr const char* kToken = "secret";
+
+  /// `reference` outlives the fleet.
+  explicit LoopbackFleet(const Embedded& reference, std::uint64_t seed = 1)
+      : reference_(reference), network_(seed) {}
+  ~LoopbackFleet() {
+    while (!workers_.empty()) remove(workers_.begin()->first);
   }
 
-  /// Makes the backend use the view (in an engine, the engine does).
-  void apply() { EXPECT_TRUE(moe_->apply(view_).empty()); }
-
-  ~LoopbackCluster() {
-    moe_.reset();
-    for (auto& worker : workers_) {
-      worker->loop->stop();
-      worker->thread.join();
-    }
+  /// Starts a worker; one that runs under this id is killed first.
+  void start(WorkerId id, std::uint64_t incarnation, const std::vector<ExpertId>& experts) {
+    kill(id);
+    auto worker = std::make_unique<Worker>(*reference_.checkpoint, reference_.model->dtype(),
+                                           reference_.model->variant());
+    worker->port = network_.make_port({id.value, incarnation, kToken});
+    worker->endpoint = {id, incarnation, worker->port->address()};
+    workers_[id] = std::move(worker);
+    load(id, experts);
+    Worker& started = *workers_[id];
+    started.loop = std::make_unique<LaneLoop>(*started.port, started.store, started.runner,
+                                              reference_.arch().hidden_size, id.value, incarnation);
+    started.thread = std::thread([loop = started.loop.get()] { loop->run(); });
   }
+  /// As SIGKILL: its lanes end.
+  void kill(WorkerId id) {
+    if (!workers_.contains(id)) return;
+    network_.kill(id.value);
+    remove(id);
+  }
+  bool runs(WorkerId id) const { return workers_.contains(id); }
 
-  ClusterMoe& moe() { return *moe_; }
-  const EpochView& view() const { return view_; }
-  fabric::LoopbackNetwork& network() { return network_; }
-  const std::vector<WorkerId>& suspects() const { return suspects_; }
+  void load(WorkerId id, const std::vector<ExpertId>& experts) {
+    if (auto loaded = workers_.at(id)->store.load(experts); !loaded)
+      ADD_FAILURE() << loaded.error().message;
+  }
+  void keep_only(WorkerId id, const std::vector<ExpertId>& experts) {
+    workers_.at(id)->store.keep_only({experts.begin(), experts.end()});
+  }
+  const WorkerEndpoint& endpoint(WorkerId id) const { return workers_.at(id)->endpoint; }
+  std::vector<WorkerEndpoint> endpoints() const {
+    std::vector<WorkerEndpoint> all;
+    for (const auto& [id, worker] : workers_) all.push_back(worker->endpoint);
+    return all;
+  }
   std::uint64_t bytes_read() const {
     std::uint64_t bytes = 0;
-    for (const auto& worker : workers_) bytes += worker->store.bytes_read();
+    for (const auto& [id, worker] : workers_) bytes += worker->store.bytes_read();
     return bytes;
   }
 
-  static constexpr std::uint64_t kRouter = 7;
-  static constexpr std::uint64_t kIncarnation = 3;
-  static constexpr const char* kToken = "secret";
+  /// A router's backend. It must not outlive the fleet.
+  std::unique_ptr<ClusterMoe> make_router(ClusterMoeOptions options, SuspectCallback on_suspect) {
+    return std::make_unique<ClusterMoe>(network_.make_router_lane({options.router_id, 0, kToken}),
+                                        options, std::move(on_suspect));
+  }
+  fabric::LoopbackNetwork& network() { return network_; }
 
  private:
   struct Worker {
@@ -81,11 +85,76 @@ class LoopbackCluster {
     ExpertRunner runner;
     std::unique_ptr<fabric::WorkerPort> port;
     std::unique_ptr<LaneLoop> loop;
+    WorkerEndpoint endpoint;
     std::thread thread;
   };
+
+  void remove(WorkerId id) {
+    Worker& worker = *workers_.at(id);
+    worker.loop->stop();
+    worker.thread.join();
+    workers_.erase(id);
+  }
+
+  const Embedded& reference_;
   fabric::LoopbackNetwork network_;
+  std::map<WorkerId, std::unique_ptr<Worker>> workers_;
+};
+
+/// Waits until a backend has switched to the view that it was given; the workers that it could not
+/// reach.
+inline std::vector<WorkerId> settle(StepBackend& backend) {
+  const Deadline deadline = Clock::now() + std::chrono::seconds(20);
+  while (Clock::now() < deadline) {
+    if (auto lost = backend.applied()) return *lost;
+    backend.idle_wait(Clock::now() + std::chrono::milliseconds(50));
+  }
+  ADD_FAILURE() << "the switch to an epoch has no end";
+  return {};
+}
+
+/// A fleet that holds the experts of one placement, and one router's backend.
+class LoopbackCluster {
+ public:
+  LoopbackCluster(const Embedded& reference,
+                  const EpochView& view,
+                  CombineMode combine,
+                  std::chrono::milliseconds reply_timeout = std::chrono::milliseconds(20000),
+                  std::optional<DType> lane_dtype = {})
+      : fleet_(reference), view_(view) {
+    for (WorkerId id : view.placement.workers())
+      fleet_.start(id, kIncarnation, view.placement.experts_of(id));
+    view_.workers = fleet_.endpoints();
+    ClusterMoeOptions options;
+    options.router_id = kRouter;
+    options.combine = combine;
+    options.dtype = lane_dtype.value_or(reference.model->dtype());
+    options.reply.floor = options.reply.cap = reply_timeout;
+    moe_ = fleet_.make_router(options, [this](WorkerId id, std::uint64_t, const std::string&) {
+      suspects_.push_back(id);
+    });
+  }
+
+  /// Makes the backend use the view (in an engine, the engine does).
+  void apply() {
+    moe_->apply(view_);
+    EXPECT_TRUE(settle(*moe_).empty());
+  }
+
+  ClusterMoe& moe() { return *moe_; }
+  const EpochView& view() const { return view_; }
+  EpochView& view() { return view_; }
+  LoopbackFleet& fleet() { return fleet_; }
+  fabric::LoopbackNetwork& network() { return fleet_.network(); }
+  const std::vector<WorkerId>& suspects() const { return suspects_; }
+  std::uint64_t bytes_read() const { return fleet_.bytes_read(); }
+
+  static constexpr std::uint64_t kRouter = 7;
+  static constexpr std::uint64_t kIncarnation = 3;
+
+ private:
+  LoopbackFleet fleet_;
   EpochView view_;
-  std::vector<std::unique_ptr<Worker>> workers_;
   std::unique_ptr<ClusterMoe> moe_;
   std::vector<WorkerId> suspects_;
 };
@@ -109,6 +178,42 @@ inline EpochView three_deployments(const Embedded& reference,
   view.placement = must(planner::place_experts(reference.shape, view.deployments, options, {}));
   view.placement.epoch = Epoch{1};
   return view;
+}
+
+/// The same placement with every expert also on the next worker(s).
+inline EpochView with_replicas(EpochView view, std::uint32_t replicas) {
+  const std::set<WorkerId> all = view.placement.workers();
+  const std::vector<WorkerId> workers(all.begin(), all.end());
+  for (auto& layer : view.placement.owners) {
+    for (auto& owners : layer) {
+      if (owners.empty()) continue;
+      const auto first = static_cast<std::size_t>(
+          std::find(workers.begin(), workers.end(), owners.front()) - workers.begin());
+      for (std::uint32_t i = 1; i < replicas; ++i)
+        owners.push_back(workers[(first + i) % workers.size()]);
+      std::sort(owners.begin(), owners.end());
+      owners.erase(std::unique(owners.begin(), owners.end()), owners.end());
+    }
+  }
+  return view;
+}
+
+/// The same experts, each on the worker `shift` further.
+inline Placement shifted(Placement placement, std::uint32_t shift) {
+  const std::set<WorkerId> all = placement.workers();
+  const std::vector<WorkerId> workers(all.begin(), all.end());
+  for (auto& layer : placement.owners) {
+    for (auto& owners : layer) {
+      for (WorkerId& owner : owners) {
+        const auto at = static_cast<std::size_t>(std::find(workers.begin(), workers.end(), owner) -
+                                                 workers.begin());
+        owner = workers[(at + shift) % workers.size()];
+      }
+      std::sort(owners.begin(), owners.end());
+    }
+  }
+  ++placement.epoch.value;
+  return placement;
 }
 
 }  // namespace moiety::testing

@@ -107,7 +107,8 @@ TEST_F(EngineBitsTest, InAnyBatchAndAnyChunksCachedOrNot) {
       expect_same(expected,
                   {.max_num_seqs = budget == 7 ? 5 : 64,
                    .max_num_batched_tokens = budget,
-                   .prefix_cache = prefix_cache},
+                   .prefix_cache = prefix_cache,
+                   .micro_batches = prefix_cache ? MicroBatches::kTwo : MicroBatches::kAuto},
                   &stats);
       EXPECT_EQ(stats.preemptions, 0u);
       EXPECT_EQ(stats.prefix_hit_tokens > 0, prefix_cache);

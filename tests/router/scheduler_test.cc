@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <random>
+#include <set>
 
 namespace moiety {
 namespace {
@@ -53,6 +54,8 @@ class FakeModel {
   };
 
   Scheduler& scheduler() { return scheduler_; }
+  /// Sequences whose rows fail: they are parked, and what they wrote is rubbish.
+  std::set<std::uint64_t>& failing() { return failing_; }
   /// (id, rows) of the last step.
   std::vector<std::pair<std::uint64_t, std::int32_t>> rows() const {
     std::vector<std::pair<std::uint64_t, std::int32_t>> rows;
@@ -85,12 +88,14 @@ class FakeModel {
     ASSERT_GT(part.count, 0);
     for (std::int32_t i = 0; i < part.count; ++i) {
       const std::int32_t position = part.sequence->computed + i;
-      slot(*part.sequence, position) = prefix_hash(*part.sequence, position + 1);
+      slot(*part.sequence, position) =
+          failing_.contains(part.sequence->id) ? 0 : prefix_hash(*part.sequence, position + 1);
     }
   }
   void check(const Scheduler::Part& part) {
     const std::int32_t end = part.sequence->computed + part.count;
     ASSERT_EQ(part.wants_token, end == part.sequence->size());
+    if (failing_.contains(part.sequence->id)) return;
     std::uint64_t hash = part.sequence->root[0] + 1u;
     for (std::int32_t position = 0; position < end; ++position) {
       hash = mix(hash, static_cast<std::uint64_t>(
@@ -101,6 +106,7 @@ class FakeModel {
   }
   void deliver(const Scheduler::Part& part) {
     Sequence& sequence = *part.sequence;
+    if (failing_.contains(sequence.id)) return scheduler_.park(sequence);
     std::vector<float> masses;
     for (std::int32_t i = 0; i < part.count; ++i) {
       masses.push_back(static_cast<float>(prefix_hash(sequence, sequence.computed + i + 1) % 1000) /
@@ -125,6 +131,7 @@ class FakeModel {
   std::map<const Sequence*, std::uint64_t> ids_;  // those of the last step may be gone
   std::map<std::uint64_t, Ended> ended_;
   std::vector<std::uint64_t> order_;
+  std::set<std::uint64_t> failing_;
 };
 
 std::vector<std::int32_t> prompt(std::int32_t length, std::int32_t first = 0) {
@@ -288,6 +295,61 @@ TEST(Scheduler, SequencesAlikeInOneStepEndUpWithTheSameBlocks) {
   EXPECT_EQ(model.ended(2).cached_tokens, 0) << "both computed all of it";
 }
 
+TEST(Scheduler, AParkedSequenceKeepsItsTokensAndBlocksAndItsPlace) {
+  FakeModel model(100, {.max_num_seqs = 1, .max_num_batched_tokens = 16});
+  model.add(prompt(40), 10);
+  model.add(prompt(3, 500), 4);
+  model.add(prompt(3, 600), 200);
+  model.step();
+  model.step();
+  model.failing() = {1};
+  model.step();
+  EXPECT_EQ(model.rows(), (Rows{{1, 8}})) << "its last step fails";
+  EXPECT_EQ(model.scheduler().num_parked(), 1u);
+  const std::int32_t used = model.scheduler().stats().kv_blocks_used;
+  EXPECT_EQ(used, 3);
+  for (int i = 0; i < 5; ++i) {
+    model.step();
+    EXPECT_EQ(model.rows()[0].first, i < 4 ? 2u : 3u) << "it holds no place in the batch";
+  }
+  model.failing().clear();
+  model.scheduler().unpark_all();
+  EXPECT_EQ(model.scheduler().num_parked(), 0u);
+  EXPECT_EQ(model.scheduler().num_waiting(), 1u) << "one place, and that is taken";
+  while (model.step()) continue;
+  EXPECT_EQ(model.ended(1).tokens.size(), 50u);
+  EXPECT_FALSE(model.ended(1).preempted);
+  FakeModel alone(100, {});
+  alone.add(prompt(40), 10);
+  while (alone.step()) continue;
+  EXPECT_EQ(model.ended(1).tokens, alone.ended(1).tokens);
+  EXPECT_EQ(model.ended(1).masked_mass, alone.ended(1).masked_mass);
+}
+
+TEST(Scheduler, BlocksOfParkedSequencesAreTakenFirstAndTheYoungestsBeforeOthers) {
+  FakeModel model(6, {.prefix_cache = false});
+  model.add(prompt(20), 10);
+  model.add(prompt(20, 100), 10);
+  model.failing() = {1, 2};
+  model.step();
+  EXPECT_EQ(model.scheduler().num_parked(), 2u);
+  model.add(prompt(30, 200), 1);
+  model.step();
+  EXPECT_TRUE(model.has_ended(3));
+  EXPECT_EQ(model.scheduler().stats().preemptions, 0u) << "there were two free blocks";
+  model.add(prompt(33, 200), 31);
+  model.step();
+  EXPECT_EQ(model.scheduler().stats().preemptions, 1u) << "a third block for its prompt";
+  EXPECT_EQ(model.scheduler().stats().kv_blocks_used, 2 + 3) << "of the youngest only";
+  while (!model.has_ended(4)) model.step();
+  EXPECT_FALSE(model.ended(4).preempted);
+  model.failing().clear();
+  model.scheduler().unpark_all();
+  while (model.step()) continue;
+  EXPECT_FALSE(model.ended(1).preempted);
+  EXPECT_TRUE(model.ended(2).preempted);
+}
+
 /// Arrivals, cancellations and pools at random: FakeModel checks every row's view of the cache.
 TEST(Scheduler, ServesEverybodyUnderRandomUse) {
   for (std::uint32_t seed = 0; seed < 60; ++seed) {
@@ -324,6 +386,25 @@ TEST(Scheduler, ServesEverybodyUnderRandomUse) {
         model.cancel(*it->second);
         live.erase(it);
       }
+      // Half of the seeds also park: some sequences fail for a while.
+      if (seed % 2 == 1 && below(6) == 0) {
+        model.scheduler().unpark_all();
+        model.failing().clear();
+        for (const auto& [id, sequence] : live) {
+          if (below(4) == 0) model.failing().insert(id);
+        }
+      }
+      if (!model.failing().empty() || model.scheduler().num_parked() > 0) {
+        model.step();
+        ASSERT_FALSE(HasFatalFailure());
+        std::erase_if(live, [&](const auto& entry) { return model.has_ended(entry.first); });
+        continue;
+      }
+      if (seed % 2 == 1) {  // who is oldest may wait for others to end
+        ASSERT_EQ(model.step(), !live.empty());
+        std::erase_if(live, [&](const auto& entry) { return model.has_ended(entry.first); });
+        continue;
+      }
       const std::uint64_t oldest = live.empty() ? 0 : live.begin()->first;
       ASSERT_EQ(model.step(), oldest != 0);
       ASSERT_FALSE(HasFatalFailure());
@@ -334,6 +415,8 @@ TEST(Scheduler, ServesEverybodyUnderRandomUse) {
           << "the oldest, " << oldest << ", has rows in every step";
       std::erase_if(live, [&](const auto& entry) { return model.has_ended(entry.first); });
     }
+    model.failing().clear();
+    model.scheduler().unpark_all();
     int steps = 0;
     while (model.step()) ASSERT_LT(++steps, 20000) << "no progress";
     std::map<std::uint64_t, std::vector<std::int32_t>> expected;

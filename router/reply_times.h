@@ -1,0 +1,46 @@
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace moiety {
+
+/// How long replies may take.
+struct ReplyLimits {
+  /// No worker counts as silent before. A process that shares its cores with others may not run for
+  /// a few hundred milliseconds, and another router's prompt may be in front of a dispatch.
+  std::chrono::milliseconds floor{1000};
+  /// Every worker counts as silent then, also one that was never heard.
+  std::chrono::milliseconds cap{10000};
+};
+
+/// The times that one worker took for its replies, by the number of rows, and how long it may take
+/// before it counts as silent.
+///
+/// For each power of two of rows the last 64 times are kept; their largest stands for the p99. A
+/// reply may take 8 times as long: neighbours on its cores, a page that has to be read, and a queue
+/// of other routers' messages all happen, and to be wrong costs a worker. Where fewer than 4 times
+/// are known, those of the next smaller number of rows count, doubled for each power of two, then
+/// those of the next larger. Nothing known: the cap.
+class ReplyTimes {
+ public:
+  void add(std::size_t rows, std::chrono::nanoseconds time);
+  /// The p99 of so many rows, as above; zero when nothing is known.
+  std::chrono::nanoseconds p99(std::size_t rows) const;
+  std::chrono::nanoseconds allowed(std::size_t rows, const ReplyLimits& limits) const;
+
+ private:
+  static constexpr std::size_t kTimes = 64;
+  static constexpr std::size_t kLeast = 4;
+  static constexpr std::size_t kBuckets = 16;
+  struct Bucket {
+    std::array<std::uint32_t, kTimes> micros{};  // a ring
+    std::size_t count = 0;                       // ever
+    std::uint32_t largest = 0;                   // of those kept
+  };
+  std::array<Bucket, kBuckets> buckets_;
+};
+
+}  // namespace moiety
