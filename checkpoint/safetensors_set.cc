@@ -16,8 +16,26 @@ namespace moiety {
 
 static_assert(std::endian::native == std::endian::little, "safetensors data is little-endian");
 
+/// What tells one state of a file from another.
+struct FileState {
+  dev_t device = 0;
+  ino_t inode = 0;
+  off_t size = 0;
+  timespec modified = {};
+  explicit FileState(const struct stat& info)
+      : device(info.st_dev), inode(info.st_ino), size(info.st_size), modified(info.st_mtim) {}
+  bool same_file(const FileState& other) const {
+    return device == other.device && inode == other.inode;
+  }
+  bool same_content(const FileState& other) const {
+    return size == other.size && modified.tv_sec == other.modified.tv_sec &&
+           modified.tv_nsec == other.modified.tv_nsec;
+  }
+};
+
 struct SafetensorsSet::State {
   std::vector<Fd> fds;
+  std::vector<FileState> opened;  ///< by file
   std::vector<std::filesystem::path> files;
   std::map<std::string, TensorInfo, std::less<>> tensors;
   std::map<std::string, OtherTensor, std::less<>> others;
@@ -62,22 +80,23 @@ Result<void> read_exactly(int fd,
 
 struct OpenedFile {
   Fd fd;
+  FileState state;
   SafetensorsHeader header;
 };
 
 Result<OpenedFile> open_safetensors(const std::filesystem::path& file) {
-  OpenedFile opened;
   // O_NONBLOCK: a named pipe in the place of the file must not hang us; it changes nothing for
   // files.
-  opened.fd = Fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!opened.fd) {
+  Fd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) {
     return file_error(errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo, file,
                       std::string("cannot open: ") + std::strerror(errno));
   }
   struct stat info {};
-  if (::fstat(opened.fd.get(), &info) != 0) {
+  if (::fstat(fd.get(), &info) != 0) {
     return file_error(ErrorCode::kIo, file, std::string("cannot stat: ") + std::strerror(errno));
   }
+  OpenedFile opened{std::move(fd), FileState(info), {}};
   if (!S_ISREG(info.st_mode)) {
     return file_error(ErrorCode::kInvalidArgument, file, "is not a regular file");
   }
@@ -118,6 +137,7 @@ Result<SafetensorsSet> SafetensorsSet::open_file(const std::filesystem::path& fi
   MOIETY_ASSIGN(OpenedFile opened, open_safetensors(file));
   auto state = std::make_unique<State>();
   state->fds.push_back(std::move(opened.fd));
+  state->opened.push_back(opened.state);
   state->files.push_back(file);
   state->tensors = std::move(opened.header.tensors);
   state->others = std::move(opened.header.others);
@@ -170,6 +190,7 @@ Result<SafetensorsSet> SafetensorsSet::open_folder(const std::filesystem::path& 
     MOIETY_TRY(take(opened->header.tensors, state->tensors));
     MOIETY_TRY(take(opened->header.others, state->others));
     state->fds.push_back(std::move(opened->fd));
+    state->opened.push_back(opened->state);
     state->files.push_back(folder / shard);
   }
   for (const auto& [tensor, shard] : *index) {
@@ -192,6 +213,30 @@ const std::vector<std::filesystem::path>& SafetensorsSet::files() const { return
 const TensorInfo* SafetensorsSet::find(std::string_view name) const {
   const auto found = state_->tensors.find(name);
   return found == state_->tensors.end() ? nullptr : &found->second;
+}
+
+Result<void> SafetensorsSet::check_unchanged() const {
+  for (std::size_t i = 0; i < state_->files.size(); ++i) {
+    const std::filesystem::path& file = state_->files[i];
+    struct stat info {};
+    if (::stat(file.c_str(), &info) != 0) {
+      return errno == ENOENT
+                 ? file_error(ErrorCode::kNotFound, file, "is gone: put it back and try again")
+                 : file_error(ErrorCode::kIo, file,
+                              std::string("cannot look at it: ") + std::strerror(errno));
+    }
+    const FileState now(info);
+    if (!now.same_file(state_->opened[i])) {
+      return file_error(ErrorCode::kDataLoss, file,
+                        "was replaced since this process opened it: start the process again");
+    }
+    if (!now.same_content(state_->opened[i])) {
+      return file_error(ErrorCode::kDataLoss, file,
+                        "was written to since this process opened it: restore the checkpoint and "
+                        "start the process again");
+    }
+  }
+  return {};
 }
 
 std::uint64_t SafetensorsSet::bytes_read() const {

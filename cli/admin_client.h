@@ -8,7 +8,7 @@
 
 namespace moiety::cli {
 
-/// Talks to a coordinator's admin API.
+/// Talks to a coordinator's admin API, with the token of MOIETY_TOKEN where that is set.
 class AdminClient {
  public:
   /// `url` is http://HOST:PORT, or HOST:PORT for short.
@@ -26,6 +26,9 @@ class AdminClient {
  private:
   std::string url_;
 };
+
+/// "undeploy tiny:code: waiting for 2 running requests of tiny:code"
+std::string describe_operation(const boost::json::value& operation);
 
 /// The status as a table for people.
 std::string format_status(const boost::json::value& status);

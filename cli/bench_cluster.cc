@@ -10,6 +10,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "cli/bench.h"
+#include "cli/bench_fabric.h"
 #include "cli/command.h"
 #include "cli/embedded_server.h"
 #include "cli/local_cluster.h"
@@ -42,6 +43,11 @@ struct Subject {
   pid_t server = -1;                      // answers at url
   std::vector<double> tokens_per_second;  // of each round: prompt and generated tokens
   double layers = 0, wait_us = 0, compute_us = 0, fan_out = 0;  // over all rounds, per layer
+  // Payload bytes over all rounds: by the lane's own count, and from the placement.
+  double bytes_sent = 0, bytes_received = 0, expected_sent = 0, expected_received = 0;
+  bool bytes_as_counted() const {
+    return bytes_sent == expected_sent && bytes_received == expected_received;
+  }
 };
 
 /// The sum of a metric's series on a /metrics page.
@@ -155,7 +161,8 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
     }
     options.run_dir = scratch.path() / count;
     MOIETY_ASSIGN(LocalCluster cluster, LocalCluster::start(options, !flags.json));
-    subjects.push_back({"router + " + count, cluster.api_url(), cluster.router_pid(), {}});
+    subjects.push_back(
+        {"router + " + count, cluster.api_urls().front(), cluster.router_pids().front(), {}});
     clusters.push_back(std::move(cluster));
   }
 
@@ -188,8 +195,19 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
     if (subject.layers == 0) continue;
     subject.wait_us = 1e6 * delta("moiety_layer_wait_seconds_total") / subject.layers;
     subject.compute_us = 1e6 * delta("moiety_layer_compute_seconds_total") / subject.layers;
-    subject.fan_out =
-        delta("moiety_dispatch_row_copies_total") / delta("moiety_dispatch_rows_total");
+    const double copies = delta("moiety_dispatch_row_copies_total");
+    subject.fan_out = copies / delta("moiety_dispatch_rows_total");
+    subject.bytes_sent = delta("moiety_lane_bytes_total{direction=\"sent\"}");
+    subject.bytes_received = delta("moiety_lane_bytes_total{direction=\"received\"}");
+    // A dispatch has a head and offsets (20 bytes), an offset and a row for each token that goes to
+    // that worker, 8 bytes for each of its experts; fp32 rows come back (docs/protocol.md).
+    const double pairs = delta("moiety_expert_tokens_total");
+    const double hidden = checkpoint.architecture().hidden_size;
+    const double value_bytes = flags.cluster.dtype == "f32" ? 4 : 2;
+    subject.expected_sent =
+        20 * delta("moiety_dispatches_total") + (4 + value_bytes * hidden) * copies + 8 * pairs;
+    subject.expected_received =
+        4 * hidden * (flags.cluster.combine == "per_expert" ? pairs : copies);
   }
 
   const double reference = median(subjects[0].tokens_per_second);
@@ -220,6 +238,10 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
       result["layer_wait_us"] = subject.wait_us;
       result["slowest_worker_compute_us"] = subject.compute_us;
       result["fabric_us"] = subject.wait_us - subject.compute_us;
+      result["bytes_sent"] = subject.bytes_sent;
+      result["bytes_received"] = subject.bytes_received;
+      result["bytes_sent_from_placement"] = subject.expected_sent;
+      result["bytes_received_from_placement"] = subject.expected_received;
       if (!flags.json) {
         std::printf(" %10.2f %12.1f %12.1f %12.1f", subject.fan_out, subject.wait_us,
                     subject.compute_us, subject.wait_us - subject.compute_us);
@@ -227,6 +249,24 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
     }
     if (!flags.json) std::printf("\n");
     results.push_back(std::move(result));
+  }
+  if (!flags.json) {
+    std::printf("\n%-12s %16s %16s %16s %16s %8s\n", "", "bytes sent", "from placement", "received",
+                "from placement", "equal");
+    for (const Subject& subject : subjects) {
+      if (subject.layers == 0) continue;
+      std::printf("%-12s %16.0f %16.0f %16.0f %16.0f %8s\n", subject.name.c_str(),
+                  subject.bytes_sent, subject.expected_sent, subject.bytes_received,
+                  subject.expected_received, subject.bytes_as_counted() ? "yes" : "NO");
+    }
+  }
+  clusters.clear();  // their processes would share the cores with the stand-ins
+  FabricFlags fabric;
+  fabric.hidden_size = checkpoint.architecture().hidden_size;
+  MOIETY_ASSIGN(const json::array fabrics, measure_fabrics(fabric, !flags.json));
+  if (!flags.json) {
+    std::printf("\n");
+    print_fabrics(fabric, fabrics);
   }
   if (flags.json) {
     print_json(json::object{{"command", "moiety bench cluster"},
@@ -238,7 +278,9 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
                             {"prompt_tokens", flags.prompt_tokens},
                             {"max_tokens", flags.max_tokens},
                             {"rounds", flags.rounds},
-                            {"results", results}});
+                            {"fabric", flags.cluster.fabric},
+                            {"results", results},
+                            {"fabrics", fabrics}});
   }
   return {};
 }
@@ -253,6 +295,9 @@ void add_bench_cluster(CLI::App& bench, Chosen& chosen) {
   command->add_option("-m,--model", flags->cluster.model,
                       "Checkpoint folder; the bundled one unless given");
   command->add_option("--workers", flags->workers, "Fleet sizes to compare")->capture_default_str();
+  command->add_option("--fabric", flags->cluster.fabric, "ucx or mpi")
+      ->check(CLI::IsMember({"ucx", "mpi"}))
+      ->capture_default_str();
   command->add_option("--combine", flags->cluster.combine, "per_worker or per_expert")
       ->check(CLI::IsMember({"per_worker", "per_expert"}))
       ->capture_default_str();

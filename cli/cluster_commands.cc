@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <cstdio>
 #include <iostream>
 #include <thread>
@@ -27,15 +29,48 @@ struct AdminFlags {
   }
 };
 
+/// Shows the status again and again, in place, until Ctrl-C. A coordinator that is away for a while
+/// is said to be.
+Result<void> watch_status(const AdminFlags& flags, double interval_s) {
+  const bool terminal = ::isatty(STDOUT_FILENO) == 1;
+  const AdminClient admin(flags.admin);
+  for (bool first = true; !interrupted(); first = false) {
+    const auto status = admin.call("GET", "/v1/status");
+    if (!status && first) return status.error();
+    if (flags.json) {
+      if (status) print_json(*status);
+    } else {
+      if (terminal) std::cout << "\033[H\033[J";
+      std::cout << (status ? format_status(*status) : status.error().message + "\n") << std::endl;
+    }
+    const Deadline next =
+        Clock::now() + std::chrono::milliseconds(static_cast<std::int64_t>(1000 * interval_s));
+    while (!interrupted() && Clock::now() < next)
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return {};
+}
+
 void add_status(CLI::App& app, Chosen& chosen) {
   CLI::App* command = app.add_subcommand(
-      "status", "Show a running cluster: fleet, deployments, groups, what is lost");
-  auto flags = std::make_shared<AdminFlags>();
-  flags->add_to(*command);
+      "status", "Show a running cluster: fleet, epochs, memory, deployments, groups, load, losses");
+  struct Flags {
+    AdminFlags admin;
+    bool watch = false;
+    double interval_s = 1;
+  };
+  auto flags = std::make_shared<Flags>();
+  flags->admin.add_to(*command);
+  command->add_flag("-w,--watch", flags->watch, "Show it again and again, until Ctrl-C");
+  command->add_option("--interval", flags->interval_s, "Seconds between two, with --watch")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
   command->callback([flags, &chosen] {
     chosen.run = [flags]() -> Result<void> {
-      MOIETY_ASSIGN(const json::value status, AdminClient(flags->admin).call("GET", "/v1/status"));
-      if (flags->json) {
+      if (flags->watch) return watch_status(flags->admin, flags->interval_s);
+      MOIETY_ASSIGN(const json::value status,
+                    AdminClient(flags->admin.admin).call("GET", "/v1/status"));
+      if (flags->admin.json) {
         print_json(status);
       } else {
         std::cout << format_status(status);
@@ -53,9 +88,24 @@ struct DeployFlags {
   std::string domains;
   std::int32_t keep = 0;
   bool full = false;
+  std::string on_missing;
 };
 
-Result<void> run_deploy(const DeployFlags& flags) {
+/// "NAME=FILE[,on_missing=POLICY]" as `up` takes it; a plain NAME stays as it is.
+void split_name(DeployFlags& flags) {
+  const std::size_t equals = flags.name.find('=');
+  if (equals == std::string::npos) return;
+  flags.subset = flags.name.substr(equals + 1);
+  flags.name.erase(equals);
+  static constexpr std::string_view kOnMissing = ",on_missing=";
+  if (const std::size_t at = flags.subset.rfind(kOnMissing); at != std::string::npos) {
+    flags.on_missing = flags.subset.substr(at + kOnMissing.size());
+    flags.subset.erase(at);
+  }
+}
+
+Result<void> run_deploy(DeployFlags flags) {
+  split_name(flags);
   if ((flags.subset.empty() ? 0 : 1) + (flags.profile.empty() ? 0 : 1) + (flags.full ? 1 : 0) !=
       1) {
     return fail(
@@ -67,6 +117,7 @@ Result<void> run_deploy(const DeployFlags& flags) {
                 "--domains and --keep select from a profile: give --profile FILE with them");
   }
   json::object body{{"name", flags.name}};
+  if (!flags.on_missing.empty()) body["on_missing"] = flags.on_missing;
   if (flags.full) {
     body["full"] = true;
   } else {
@@ -110,7 +161,10 @@ void add_deploy(CLI::App& app, Chosen& chosen) {
       app.add_subcommand("deploy", "Serve a subset under MODEL:NAME on a running cluster");
   auto flags = std::make_shared<DeployFlags>();
   flags->admin.add_to(*command);
-  command->add_option("name", flags->name, "Deployment name (the model's own name with --full)")
+  command
+      ->add_option("name", flags->name,
+                   "Deployment name (the model's own name with --full), or "
+                   "NAME=subset.json[,on_missing=POLICY] as in `up`")
       ->required();
   command->add_option("--subset", flags->subset, "Subset file");
   command->add_option("--profile", flags->profile, "Profile file to select from");
@@ -118,6 +172,11 @@ void add_deploy(CLI::App& app, Chosen& chosen) {
   command->add_option("--keep", flags->keep,
                       "Experts to keep per layer and domain, shared ones included");
   command->add_flag("--full", flags->full, "Deploy the full model");
+  command
+      ->add_option("--on-missing", flags->on_missing,
+                   "What requests do while experts are lost: wait (the default; bounded by the "
+                   "request's deadline), mask (go on without them, and say so) or fail (503)")
+      ->check(CLI::IsMember({"wait", "mask", "fail"}));
   command->callback([flags, &chosen] { chosen.run = [flags] { return run_deploy(*flags); }; });
 }
 
@@ -146,6 +205,41 @@ void add_undeploy(CLI::App& app, Chosen& chosen) {
                     std::string(done.at("served_as").as_string()).c_str(),
                     static_cast<long long>(done.at("experts_dropped").to_number<std::int64_t>()),
                     human_bytes(done.at("bytes_dropped").to_number<double>()).c_str());
+      }
+      return {};
+    };
+  });
+}
+
+void add_drain(CLI::App& app, Chosen& chosen) {
+  CLI::App* command = app.add_subcommand(
+      "drain",
+      "Retire a worker: its experts move to others, then it ends and is not used any more");
+  struct Flags {
+    AdminFlags admin;
+    std::uint32_t worker = 0;
+    bool undo = false;
+  };
+  auto flags = std::make_shared<Flags>();
+  flags->admin.add_to(*command);
+  command->add_option("worker", flags->worker, "Worker id, as `moiety status` shows it")
+      ->required();
+  command->add_flag("--undo", flags->undo, "Let it be used again");
+  command->callback([flags, &chosen] {
+    chosen.run = [flags]() -> Result<void> {
+      const std::string worker = std::to_string(flags->worker);
+      MOIETY_ASSIGN(const json::value done,
+                    run_operation(AdminClient(flags->admin.admin), "POST",
+                                  "/v1/workers/" + worker + (flags->undo ? "/undrain" : "/drain"),
+                                  "", !flags->admin.json));
+      if (flags->admin.json) {
+        print_json(done);
+      } else if (flags->undo) {
+        std::printf("worker %s may be used again\n", worker.c_str());
+      } else {
+        std::printf("worker %s is retired; others read %lld experts (%s)\n", worker.c_str(),
+                    static_cast<long long>(done.at("experts_loaded").to_number<std::int64_t>()),
+                    human_bytes(done.at("bytes_loaded").to_number<double>()).c_str());
       }
       return {};
     };
@@ -188,6 +282,7 @@ void add_cluster_commands(CLI::App& app, Chosen& chosen) {
   add_status(app, chosen);
   add_deploy(app, chosen);
   add_undeploy(app, chosen);
+  add_drain(app, chosen);
   add_down(app, chosen);
 }
 

@@ -22,7 +22,8 @@ void add_profile(CLI::App& app, Chosen& chosen);
 void add_select(CLI::App& app, Chosen& chosen);
 void add_eval(CLI::App& app, Chosen& chosen);
 void add_logits(CLI::App& app, Chosen& chosen);
-void add_cluster_commands(CLI::App& app, Chosen& chosen);  // up, status, deploy, undeploy, down
+void add_cluster_commands(CLI::App& app,
+                          Chosen& chosen);  // up, status, deploy, undeploy, drain, down
 void add_bench(CLI::App& app, Chosen& chosen);
 
 /// Prints to stdout, with a newline.

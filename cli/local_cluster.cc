@@ -1,12 +1,15 @@
 #include "cli/local_cluster.h"
 
+#include <signal.h>
+
+#include <algorithm>
+#include <cerrno>
 #include <thread>
 
 #include "cli/admin_client.h"
-#include "cli/command.h"
-#include "cli/process.h"
-#include "cli/run_dir.h"
+#include "cli/router_ports.h"
 #include "common/ids.h"
+#include "common/thread_pool.h"
 #include "http/client.h"
 
 namespace moiety::cli {
@@ -17,7 +20,84 @@ constexpr std::chrono::milliseconds kPoll{20};
 constexpr std::chrono::seconds kStopGrace{15};
 constexpr std::chrono::seconds kCallTimeout{2};
 
+using Words = std::vector<std::string>;
+
+void add(Words& words, std::initializer_list<std::string> more) { words.insert(words.end(), more); }
+
+Words coordinator_words(const LocalClusterOptions& options,
+                        const std::filesystem::path& model,
+                        const std::filesystem::path& run_dir) {
+  Words words = {"--model",      model.string(),
+                 "--workers",    std::to_string(options.workers),
+                 "--replicas",   std::to_string(options.replicas),
+                 "--placement",  options.placement,
+                 "--admin-host", "127.0.0.1",
+                 "--admin-port", std::to_string(options.admin_port),
+                 "--dtype",      options.dtype,
+                 "--kernels",    options.kernels,
+                 "--run-dir",    run_dir.string()};
+  if (options.fabric == "mpi") add(words, {"--fleet", "static"});
+  if (options.capacity > 0) add(words, {"--capacity", std::to_string(options.capacity)});
+  if (options.capacity_bytes > 0)
+    add(words, {"--capacity-bytes", std::to_string(options.capacity_bytes)});
+  if (options.move_headroom)
+    add(words, {"--move-headroom", std::to_string(*options.move_headroom)});
+  if (!options.expert_dtype.empty()) add(words, {"--expert-dtype", options.expert_dtype});
+  if (!options.served_name.empty()) add(words, {"--served-model-name", options.served_name});
+  if (options.worker_threads > 0)
+    add(words, {"--threads-per-worker", std::to_string(options.worker_threads)});
+  for (const std::string& deployment : options.deployments) add(words, {"--deploy", deployment});
+  if (!options.full) words.emplace_back("--no-full");
+  if (!options.restart_workers) words.emplace_back("--no-restart-workers");
+  return words;
+}
+
+/// Names the flag that moves a port which is taken.
+Error with_flag(Error error, const char* flag) {
+  if (error.message.find("cannot listen on") != std::string::npos) {
+    error.message += "; choose another with ";
+    error.message += flag;
+  }
+  return error;
+}
+
 }  // namespace
+
+Words router_words(const LocalClusterOptions& options,
+                   const std::filesystem::path& model,
+                   const RunFile& info,
+                   std::uint32_t router) {
+  std::size_t threads = options.router_threads;
+  if (threads == 0 && options.routers > 1)
+    threads = std::max<std::size_t>(1, available_cores() / options.routers);
+  Words words = {"--model",
+                 model.string(),
+                 "--coordinator",
+                 info.control_address,
+                 "--id",
+                 std::to_string(router),
+                 "--host",
+                 options.host,
+                 "--port",
+                 std::to_string(router_port(options.port, options.admin_port, router)),
+                 "--threads",
+                 std::to_string(threads),
+                 "--dtype",
+                 options.dtype,
+                 "--kernels",
+                 options.kernels,
+                 "--combine",
+                 options.combine,
+                 "--reply-timeout-ms",
+                 std::to_string(options.reply_timeout_ms),
+                 "--served-model-name",
+                 info.model};
+  if (!options.chat_template.empty())
+    add(words, {"--chat-template", std::filesystem::absolute(options.chat_template).string()});
+  if (!options.generation_config.empty())
+    add(words, {"--generation-config", options.generation_config});
+  return words;
+}
 
 Result<std::filesystem::path> bundled_model() {
   std::error_code ec;
@@ -34,128 +114,142 @@ Result<std::filesystem::path> bundled_model() {
               "the bundled checkpoint is not at " + tried + ": name one with --model DIR");
 }
 
-LocalCluster::LocalCluster(LocalCluster&& other) noexcept
-    : coordinator_(std::exchange(other.coordinator_, -1)),
-      router_(std::exchange(other.router_, -1)),
-      api_url_(std::move(other.api_url_)),
-      admin_url_(std::move(other.admin_url_)),
-      run_dir_(std::move(other.run_dir_)),
-      log_begin_(std::move(other.log_begin_)) {}
-
 LocalCluster::~LocalCluster() { stop(); }
 
-void LocalCluster::release() { coordinator_ = router_ = -1; }
-
 void LocalCluster::stop() {
-  // The coordinator tells the router to end, waits for it and for the workers. Asked over its API
-  // and not by SIGTERM: it gets one if this process ends meanwhile (a second Ctrl-C), and at a
+  if (coordinator_.empty()) return;
+  Supervised& coordinator = coordinator_.front();
+  // A coordinator that died has left its workers behind: another one takes them over and ends them.
+  const bool served = !admin_url_.empty();
+  if (served && coordinator.pid() <= 0 && !coordinator.ended_well() && coordinator.start()) {
+    const Deadline deadline = Clock::now() + kStopGrace;
+    while (!coordinator.poll() && Clock::now() < deadline &&
+           !AdminClient(admin_url_).call("GET", "/health", "", kCallTimeout)) {
+      std::this_thread::sleep_for(kPoll);
+    }
+  }
+  // The coordinator tells the routers to end, waits for them and for the workers. Asked over its
+  // API and not by SIGTERM: it gets one if this process ends meanwhile (a second Ctrl-C), and at a
   // second SIGTERM it would leave its workers behind.
-  if (coordinator_ > 0) {
-    const bool asked = !admin_url_.empty() &&
-                       AdminClient(admin_url_).call("POST", "/v1/shutdown", "", kCallTimeout);
-    if (!asked || !wait_process(coordinator_, 2 * kStopGrace))
-      end_process(coordinator_, 2 * kStopGrace);
+  if (coordinator.pid() > 0) {
+    const bool asked =
+        served && AdminClient(admin_url_).call("POST", "/v1/shutdown", "", kCallTimeout);
+    if (!asked || !coordinator.wait(2 * kStopGrace)) coordinator.end(2 * kStopGrace);
   }
-  if (router_ > 0) end_process(router_, kStopGrace);
-  release();
+  for (Supervised& each : others_) each.end(kStopGrace);
+  coordinator_.clear();
+  others_.clear();
 }
 
-Error LocalCluster::failure(const std::string& process, int status) const {
-  const std::string file = log(process).string();
-  const std::string last = tail(log(process), 5, log_begin_.at(process));
-  const std::string said = "moiety-" + process + ": ";  // in front of the error that ended it
-  const std::size_t line = last.rfind('\n') + 1;        // 0 if there is one line only
-  if (last.compare(line, said.size(), said) == 0) {
-    std::string message = last.substr(line + said.size());
-    if (message.find("cannot listen on") != std::string::npos)
-      message += process == "router" ? " with --port" : " with --admin-port";
-    return fail(ErrorCode::kUnavailable,
-                "the " + process + " ended: " + message + " (its log: " + file + ")");
+Result<bool> LocalCluster::supervise(std::vector<std::string>& events) {
+  const Clock::time_point now = Clock::now();
+  MOIETY_TRY(coordinator_.front().supervise(now, events));
+  const bool ending = coordinator_.front().ended_well();  // it has told the others to end
+  bool all_ended = ending;
+  for (std::size_t i = 0; i < others_.size(); ++i) {
+    Supervised& each = others_[i];
+    if (ending) {
+      each.poll();
+      all_ended = all_ended && each.pid() <= 0;
+    } else {
+      MOIETY_TRY(each.supervise(now, events));
+      if (!world_) router_pids_[i] = each.pid();
+    }
   }
-  return fail(ErrorCode::kUnavailable,
-              "the " + process + " ended with " + describe_status(status) + "; " +
-                  (last.empty() ? file + " says nothing" : "the end of " + file + ":\n" + last));
+  if (world_ && !ending) MOIETY_TRY(supervise_world(events));
+  return !all_ended;
 }
 
-std::filesystem::path LocalCluster::log(const std::string& process) const {
-  return run_dir_ / (process + ".log");
+Result<void> LocalCluster::supervise_world(std::vector<std::string>& events) {
+  if (others_.front().pid() <= 0 || (router_pids_.empty() && !find_routers())) return {};
+  const auto gone = [](pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; };
+  if (router_pids_.empty() || !std::all_of(router_pids_.begin(), router_pids_.end(), gone))
+    return {};
+  events.push_back("no router of the MPI world is left; starting it again");
+  router_pids_.clear();
+  others_.front().end(kStopGrace);
+  return others_.front().start();
 }
 
-Result<pid_t> LocalCluster::start_logged(
-    const std::string& process,
-    const std::vector<std::string>& arguments,
-    const std::vector<std::pair<std::string, std::string>>& environment,
-    Lifetime lifetime) {
-  MOIETY_ASSIGN(const std::filesystem::path program, sibling_program("moiety-" + process));
-  std::error_code missing;
-  const std::uintmax_t size = std::filesystem::file_size(log(process), missing);
-  log_begin_[process] = missing ? 0 : size;
-  return start_process(program, arguments, environment, log(process), lifetime);
-}
-
-std::optional<std::optional<Error>> LocalCluster::ended() {
-  const std::pair<pid_t*, const char*> processes[] = {{&coordinator_, "coordinator"},
-                                                      {&router_, "router"}};
-  for (const auto& [pid, name] : processes) {
-    if (*pid <= 0) continue;
-    const auto status = poll_process(*pid);
-    if (!status) continue;
-    *pid = -1;
-    if (*status != 0) return std::optional(failure(name, *status));
+bool LocalCluster::find_routers() {
+  const auto status = AdminClient(admin_url_).call("GET", "/v1/status", "", kCallTimeout);
+  if (!status) return false;
+  api_urls_.clear();
+  router_pids_.clear();
+  for (const boost::json::value& router : status->at("routers").as_array()) {
+    if (!router.at("connected").as_bool()) continue;
+    api_urls_.push_back("http://" + std::string(router.at("http_address").as_string()));
+    router_pids_.push_back(static_cast<pid_t>(router.at("pid").as_int64()));
   }
-  if (coordinator_ <= 0 && router_ <= 0) return std::optional<Error>();
-  return std::nullopt;
+  return true;
+}
+
+Result<void> LocalCluster::check_alive() {
+  if (const auto status = coordinator_.front().poll()) {
+    return *status == 0 ? fail(ErrorCode::kUnavailable, "the cluster was ended while it started")
+                        : with_flag(coordinator_.front().failure(*status), "--admin-port");
+  }
+  for (Supervised& each : others_) {
+    if (const auto status = each.poll()) {
+      return *status == 0 ? fail(ErrorCode::kUnavailable, each.spec().name + " was ended")
+                          : with_flag(each.failure(*status), "--port");
+    }
+  }
+  return {};
 }
 
 Result<LocalCluster> LocalCluster::start(const LocalClusterOptions& options, bool progress) {
+  Progress line(progress);
   LocalCluster cluster;
-  MOIETY_TRY(cluster.launch(options, progress));
+  MOIETY_TRY(cluster.launch(options, line));
   return cluster;
 }
 
-Result<void> LocalCluster::launch(const LocalClusterOptions& options, bool progress) {
-  for (const char* program : {"moiety-coordinator", "moiety-router"})
+Result<void> LocalCluster::launch_coordinator(const LocalClusterOptions& options) {
+  MOIETY_ASSIGN(const std::filesystem::path program, sibling_program("moiety-coordinator"));
+  Supervised::Spec spec;
+  spec.name = "the coordinator";
+  spec.program = program;
+  spec.arguments = coordinator_words(options, model_, run_dir_);
+  spec.log = run_dir_ / "coordinator.log";
+  spec.lifetime = options.detach ? Lifetime::kDetached : Lifetime::kWithUs;
+  coordinator_.emplace_back(std::move(spec));
+  return coordinator_.front().start();
+}
+
+Result<void> LocalCluster::launch_routers(const LocalClusterOptions& options, const RunFile& info) {
+  MOIETY_ASSIGN(const std::filesystem::path program, sibling_program("moiety-router"));
+  for (std::uint32_t router = 0; router < options.routers; ++router) {
+    Supervised::Spec spec;
+    spec.name = options.routers == 1 ? "the router" : "router " + std::to_string(router);
+    spec.program = program;
+    spec.arguments = router_words(options, model_, info, router);
+    spec.environment = {{"MOIETY_TOKEN", info.token}};
+    spec.log =
+        run_dir_ / (router == 0 ? "router.log" : "router-" + std::to_string(router) + ".log");
+    spec.lifetime = options.detach ? Lifetime::kDetached : Lifetime::kWithUs;
+    others_.emplace_back(std::move(spec));
+    MOIETY_TRY(others_.back().start());
+  }
+  return {};
+}
+
+Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& progress) {
+  for (const char* program : {"moiety-coordinator", "moiety-router", "moiety-worker"})
     MOIETY_TRY(sibling_program(program));
-  std::filesystem::path model = options.model;
-  if (model.empty()) {
-    MOIETY_ASSIGN(model, bundled_model());
+  model_ = options.model;
+  if (model_.empty()) {
+    MOIETY_ASSIGN(model_, bundled_model());
   }
   MOIETY_ASSIGN(run_dir_, make_run_dir(options.run_dir, options.admin_port));
   MOIETY_TRY(check_run_dir_is_free(run_dir_));
-  const Lifetime lifetime = options.detach ? Lifetime::kDetached : Lifetime::kWithUs;
+  MOIETY_TRY(forget_ended_cluster(run_dir_, options.fresh));
 
-  std::vector<std::string> arguments = {"--model",      model.string(),
-                                        "--workers",    std::to_string(options.workers),
-                                        "--placement",  options.placement,
-                                        "--admin-host", "127.0.0.1",
-                                        "--admin-port", std::to_string(options.admin_port),
-                                        "--dtype",      options.dtype,
-                                        "--kernels",    options.kernels,
-                                        "--run-dir",    run_dir_.string()};
-  if (options.capacity > 0)
-    arguments.insert(arguments.end(), {"--capacity", std::to_string(options.capacity)});
-  if (!options.expert_dtype.empty())
-    arguments.insert(arguments.end(), {"--expert-dtype", options.expert_dtype});
-  if (!options.served_name.empty())
-    arguments.insert(arguments.end(), {"--served-model-name", options.served_name});
-  if (options.worker_threads > 0) {
-    arguments.insert(arguments.end(),
-                     {"--threads-per-worker", std::to_string(options.worker_threads)});
-  }
-  for (const std::string& deployment : options.deployments)
-    arguments.insert(arguments.end(), {"--deploy", deployment});
-  if (!options.full) arguments.emplace_back("--no-full");
-  if (!options.restart_workers) arguments.emplace_back("--no-restart-workers");
-
-  Progress line(progress);
   const Deadline deadline = Clock::now() + kStartTimeout;
   const auto wait_for = [&](const std::string& what, const auto& condition) -> Result<void> {
-    line.update("waiting for " + what);
-    for (;;) {
-      if (condition()) return {};
-      if (auto done = ended()) {
-        return *done ? **done : fail(ErrorCode::kUnavailable, "the cluster ended while it started");
-      }
+    progress.update("waiting for " + what);
+    while (!condition()) {
+      MOIETY_TRY(check_alive());
       if (interrupted()) return interrupted_error();
       if (Clock::now() > deadline) {
         return fail(ErrorCode::kDeadlineExceeded, "still waiting for " + what + " after " +
@@ -164,47 +258,40 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, bool progr
       }
       std::this_thread::sleep_for(kPoll);
     }
+    return {};
   };
 
-  MOIETY_ASSIGN(coordinator_, start_logged("coordinator", arguments, {}, lifetime));
+  MOIETY_TRY(launch_coordinator(options));
   std::optional<RunFile> info;
   MOIETY_TRY(wait_for("the coordinator", [&] {
     info = read_run_file(run_dir_);
-    return info && info->pid == coordinator_;
+    return info && info->pid == coordinator_pid();
   }));
   admin_url_ = "http://" + info->admin_address;
+  // Started again, it is found where it was, knows the same secret, and takes its deployments from
+  // its state: the files that the first ones came from may be gone.
+  Supervised::Spec& again = coordinator_.front().spec();
+  for (auto it = again.arguments.begin(); it != again.arguments.end();)
+    it = *it == "--deploy" ? again.arguments.erase(it, it + 2) : it + 1;
+  again.environment = {{"MOIETY_TOKEN", info->token}};
+  add(again.arguments, {"--listen", info->control_address});
+  *(std::find(again.arguments.begin(), again.arguments.end(), "--admin-port") + 1) =
+      info->admin_address.substr(info->admin_address.rfind(':') + 1);
 
-  arguments = {"--model",
-               model.string(),
-               "--coordinator",
-               info->control_address,
-               "--host",
-               options.host,
-               "--port",
-               std::to_string(options.port),
-               "--threads",
-               std::to_string(options.router_threads),
-               "--dtype",
-               options.dtype,
-               "--kernels",
-               options.kernels,
-               "--combine",
-               options.combine,
-               "--reply-timeout-ms",
-               std::to_string(options.reply_timeout_ms)};
-  arguments.insert(arguments.end(), {"--served-model-name", info->model});
-  MOIETY_ASSIGN(router_,
-                start_logged("router", arguments, {{"MOIETY_TOKEN", info->token}}, lifetime));
-  const AdminClient admin(admin_url_);
-  MOIETY_TRY(wait_for("the router", [&] {
-    const auto status = admin.call("GET", "/v1/status", "", kCallTimeout);
-    if (!status || status->at("routers").as_array().empty()) return false;
-    api_url_ = "http://" + std::string(status->at("routers").at(0).at("http_address").as_string());
-    return true;
-  }));
+  world_ = options.fabric == "mpi";
+  MOIETY_TRY(world_ ? launch_world(options, *info) : launch_routers(options, *info));
+  MOIETY_TRY(wait_for(options.routers == 1 ? "the router" : "the routers",
+                      [&] { return find_routers() && router_pids_.size() >= options.routers; }));
+  for (std::size_t i = 0; i < others_.size() && !world_; ++i) {
+    Words& words = others_[i].spec().arguments;
+    *(std::find(words.begin(), words.end(), "--port") + 1) =
+        api_urls_[i].substr(api_urls_[i].rfind(':') + 1);
+  }
   return wait_for("the workers to load their experts", [&] {
-    const auto ready = http::request("GET", api_url_ + "/ready", "", kCallTimeout);
-    return ready && ready->status == 200;
+    return std::all_of(api_urls_.begin(), api_urls_.end(), [](const std::string& url) {
+      const auto ready = http::request("GET", url + "/ready", "", kCallTimeout);
+      return ready && ready->status == 200;
+    });
   });
 }
 

@@ -4,13 +4,13 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "cli/process.h"
+#include "cli/command.h"
+#include "cli/run_dir.h"
+#include "cli/supervised.h"
 #include "common/result.h"
 
 namespace moiety::cli {
@@ -19,69 +19,95 @@ struct LocalClusterOptions {
   std::filesystem::path model;  ///< empty: the bundled checkpoint
   std::string served_name;
   std::uint32_t workers = 4;
-  std::uint32_t capacity = 0;  ///< 0: ceil(routed experts / workers)
+  std::uint32_t routers = 1;
+  std::string fabric = "ucx";        ///< or "mpi": routers and workers under one mpirun
+  std::uint32_t capacity = 0;        ///< experts per layer; 0: ceil(routed experts / workers)
+  std::uint64_t capacity_bytes = 0;  ///< 0: no limit in bytes
+  std::optional<double> move_headroom;
+  std::uint32_t replicas = 1;
   std::string placement = "membership";
-  std::vector<std::string> deployments;  ///< NAME=FILE
+  std::vector<std::string> deployments;  ///< NAME=FILE[,on_missing=POLICY]
   bool full = true;
   std::string combine = "per_worker";
   std::string dtype = "bf16";
   std::string expert_dtype;  ///< as dtype unless given
   std::string kernels = "auto";
   std::string host = "127.0.0.1";
-  std::uint16_t port = 8000;
+  std::uint16_t port = 8000;  ///< of the first router; 0: free ones
   std::uint16_t admin_port = 8001;
-  std::size_t router_threads = 0;
+  std::size_t router_threads = 0;  ///< of each; 0: cores / routers
   std::size_t worker_threads = 0;
   std::uint32_t reply_timeout_ms = 10000;
+  std::filesystem::path chat_template;
+  std::string generation_config;  ///< as the router has it unless given
   bool restart_workers = true;
   std::filesystem::path run_dir;  ///< empty: made below the temporary folder
+  bool fresh = false;             ///< forget a cluster that did not end in order in the run dir
   bool detach = false;            ///< the processes go on when this one ends
 };
 
-/// A coordinator and a router as child processes; the coordinator starts the workers.
-/// The destructor ends them, unless release() was called. Without `detach` they also end when this
-/// process is killed.
+/// A coordinator and routers as child processes; the coordinator starts the workers. With the mpi
+/// fabric an mpirun starts routers and workers instead.
+///
+/// Once it serves, supervise() starts a process again that died, at the same address. The
+/// destructor ends all of them. Without `detach` they also end when this process is killed.
 class LocalCluster {
  public:
-  /// Starts both and waits until requests are served. Errors carry what the process that failed
-  /// wrote last. kFailedPrecondition: another cluster runs in the run dir, and nothing of it was
-  /// touched.
+  /// Starts everything and waits until requests are served. Errors carry what the process that
+  /// failed wrote last. kFailedPrecondition: another cluster runs in the run dir, and nothing of it
+  /// was touched.
   static Result<LocalCluster> start(const LocalClusterOptions& options, bool progress);
-  LocalCluster(LocalCluster&& other) noexcept;
+  LocalCluster(LocalCluster&& other) noexcept = default;
   LocalCluster& operator=(LocalCluster&&) = delete;
   ~LocalCluster();
 
-  const std::string& api_url() const { return api_url_; }
+  /// By router.
+  const std::vector<std::string>& api_urls() const { return api_urls_; }
   const std::string& admin_url() const { return admin_url_; }
   const std::filesystem::path& run_dir() const { return run_dir_; }
-  pid_t coordinator_pid() const { return coordinator_; }
-  pid_t router_pid() const { return router_; }
+  pid_t coordinator_pid() const { return coordinator_.front().pid(); }
+  std::vector<pid_t> router_pids() const { return router_pids_; }
 
-  /// Set once either process has ended: no error when both ended well (`moiety down`), else what
-  /// happened.
-  std::optional<std::optional<Error>> ended();
-  /// Ends everything, in order, with bounded waits.
+  /// Whether it goes on: false once all have ended well (`moiety down`). Starts again what died;
+  /// `events` gets a sentence for people about each death and start. An error: something died too
+  /// often; the rest is still there.
+  Result<bool> supervise(std::vector<std::string>& events);
+  /// Ends everything, in order, with bounded waits. Nothing but the destructor may follow.
   void stop();
-  /// Leaves the processes running when this object goes.
-  void release();
 
  private:
   LocalCluster() = default;
-  Result<void> launch(const LocalClusterOptions& options, bool progress);
-  Error failure(const std::string& process, int status) const;
-  std::filesystem::path log(const std::string& process) const;
-  Result<pid_t> start_logged(const std::string& process,
-                             const std::vector<std::string>& arguments,
-                             const std::vector<std::pair<std::string, std::string>>& environment,
-                             Lifetime lifetime);
+  Result<void> launch(const LocalClusterOptions& options, Progress& progress);
+  Result<void> launch_coordinator(const LocalClusterOptions& options);
+  Result<void> launch_routers(const LocalClusterOptions& options, const RunFile& info);
+  Result<void> launch_world(const LocalClusterOptions& options, const RunFile& info);
+  /// A world whose routers are all dead has nobody to serve: started again as a whole. A world
+  /// cannot take in a single process.
+  Result<void> supervise_world(std::vector<std::string>& events);
+  /// The routers that the coordinator knows, by id; false when it does not answer.
+  bool find_routers();
+  /// An error if a process has ended; used while the cluster starts.
+  Result<void> check_alive();
 
-  pid_t coordinator_ = -1;
-  pid_t router_ = -1;
-  std::string api_url_;
+  std::filesystem::path model_;
+  std::vector<Supervised> coordinator_;  // one, or none before it was started
+  std::vector<Supervised> others_;       // routers, or the mpirun of a world
+  bool world_ = false;                   // --fabric mpi
+  std::vector<pid_t> router_pids_;
+  std::vector<std::string> api_urls_;
   std::string admin_url_;
   std::filesystem::path run_dir_;
-  std::map<std::string, std::uintmax_t> log_begin_;  // process: bytes of earlier runs in its log
 };
+
+/// The command line of a router, and of a worker that the coordinator does not start.
+std::vector<std::string> router_words(const LocalClusterOptions& options,
+                                      const std::filesystem::path& model,
+                                      const RunFile& info,
+                                      std::uint32_t router);
+std::vector<std::string> worker_words(const LocalClusterOptions& options,
+                                      const std::filesystem::path& model,
+                                      const RunFile& info,
+                                      std::uint32_t worker);
 
 /// The checkpoint that comes with Moiety: beside the sources or in share/moiety of the
 /// installation.

@@ -1,5 +1,8 @@
 #include "cli/operation.h"
 
+#include <fmt/format.h>
+
+#include <random>
 #include <thread>
 
 #include "cli/command.h"
@@ -13,13 +16,16 @@ namespace {
 constexpr std::chrono::minutes kTimeout{15};
 constexpr std::chrono::seconds kCallTimeout{2};
 constexpr std::chrono::milliseconds kPoll{50};
+/// How long a coordinator that does not answer may take to come back; not at the first call.
+constexpr std::chrono::seconds kAwayTimeout{30};
 
-/// "undeploy tiny:code: waiting for 2 running requests of tiny:code"
-std::string describe(const json::value& operation) {
-  const auto text = [&](const char* name) { return std::string(operation.at(name).as_string()); };
-  const std::string line = text("kind") + " " + text("served_as") + ": ";
-  if (operation.at("waiting_for").is_string()) return line + "waiting for " + text("waiting_for");
-  return line + text("state");
+std::string new_operation_id() {
+  std::random_device source;
+  return fmt::format("cli-{:08x}{:08x}{:08x}", source(), source(), source());
+}
+
+bool may_come_back(const Error& error) {
+  return error.code == ErrorCode::kUnavailable || error.code == ErrorCode::kDeadlineExceeded;
 }
 
 }  // namespace
@@ -29,11 +35,14 @@ Result<json::value> run_operation(const AdminClient& admin,
                                   const std::string& path,
                                   const std::string& body,
                                   bool progress) {
-  MOIETY_ASSIGN(const json::value accepted, admin.call(method, path + "?wait=false", body));
-  const std::string id = json::serialize(accepted.at("operation_id"));
+  const std::string id = new_operation_id();
+  const std::string change = path + "?wait=false&operation_id=" + id;
+  auto asked = admin.call(method, change, body);
+  if (!asked && asked.error().code != ErrorCode::kDeadlineExceeded) return asked.error();
   const std::string goes_on =
       "the change goes on in the coordinator (operation " + id + "); `moiety status` shows it";
   const Deadline deadline = Clock::now() + kTimeout;
+  Deadline away_deadline = Clock::now() + kAwayTimeout;
   std::string doing = "no answer";
   Progress line(progress);
   for (;;) {
@@ -42,8 +51,13 @@ Result<json::value> run_operation(const AdminClient& admin,
       return fail(ErrorCode::kDeadlineExceeded,
                   doing + " after " + std::to_string(kTimeout.count()) + " minutes; " + goes_on);
     }
-    const auto operation = admin.call("GET", "/v1/operations/" + id, "", kCallTimeout);
-    if (operation) {
+    auto operation = admin.call("GET", "/v1/operations/" + id, "", kCallTimeout);
+    // Killed before the change was written down: it is as if nobody had asked.
+    if (!operation && operation.error().code == ErrorCode::kNotFound) {
+      if (asked = admin.call(method, change, body); !asked && !may_come_back(asked.error()))
+        return asked.error();
+    } else if (operation) {
+      away_deadline = Clock::now() + kAwayTimeout;
       const json::string& state = operation->at("state").as_string();
       if (state == "succeeded") return *operation;
       if (state == "failed") {
@@ -51,11 +65,13 @@ Result<json::value> run_operation(const AdminClient& admin,
         return fail(error_code_from_name(std::string(error.at("code").as_string())),
                     std::string(error.at("message").as_string()));
       }
-      std::string now = describe(*operation);
+      std::string now = describe_operation(*operation);
       if (now != doing) line.update(now);
       doing = std::move(now);
-    } else if (operation.error().code != ErrorCode::kDeadlineExceeded) {  // else busy: ask again
+    } else if (!may_come_back(operation.error()) || Clock::now() > away_deadline) {
       return with_context("operation " + id, operation.error());
+    } else {
+      line.update("the coordinator does not answer; waiting for it to come back");
     }
     std::this_thread::sleep_for(kPoll);
   }

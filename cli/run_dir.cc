@@ -39,7 +39,8 @@ bool is_coordinator(pid_t pid) {
   std::error_code unreadable;  // another user's process: believe the file
   const auto program =
       std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/exe", unreadable);
-  return unreadable || program.filename().string().starts_with("moiety-coordinator");
+  if (unreadable) return unreadable == std::errc::permission_denied;  // else it ended, unreaped
+  return program.filename().string().starts_with("moiety-coordinator");
 }
 
 }  // namespace
@@ -90,6 +91,19 @@ Result<void> check_run_dir_is_free(const std::filesystem::path& run_dir) {
                   file->admin_address +
                   "` ends it; another one needs an --admin-port, a --port and a --run-dir of its "
                   "own");
+}
+
+Result<void> forget_ended_cluster(const std::filesystem::path& run_dir, bool all) {
+  // A coordinator takes its coordinator.json away when it ends in order.
+  std::error_code ec;
+  if (!all && std::filesystem::exists(run_dir / "coordinator.json", ec)) return {};
+  for (const char* name : {"state.sqlite", "state.sqlite-wal", "state.sqlite-shm"}) {
+    std::filesystem::remove(run_dir / name, ec);
+    if (ec) {
+      return fail(ErrorCode::kIo, (run_dir / name).string() + ": cannot remove: " + ec.message());
+    }
+  }
+  return {};
 }
 
 Result<ScratchDir> ScratchDir::make(const std::string& prefix) {

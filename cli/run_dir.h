@@ -38,6 +38,11 @@ std::optional<RunFile> read_run_file(const std::filesystem::path& run_dir);
 /// not ours.
 Result<void> check_run_dir_is_free(const std::filesystem::path& run_dir);
 
+/// Removes the state of a cluster that ended in order in this folder, or of any with `all`: the
+/// next one begins with what its flags say. The state of a cluster that was killed stays, and the
+/// next one goes on with it. Call after check_run_dir_is_free.
+Result<void> forget_ended_cluster(const std::filesystem::path& run_dir, bool all);
+
 /// A new folder below the temporary folder, for this user only; removed with its content.
 class ScratchDir {
  public:

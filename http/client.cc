@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
@@ -191,19 +192,27 @@ class Exchange {
   tcp::socket socket_{io_};
 };
 
-}  // namespace
-
-Result<Response> request_stream(std::string_view method,
-                                std::string_view url,
-                                std::string body,
-                                std::chrono::milliseconds timeout,
-                                const std::function<void(std::string_view piece)>& on_piece) {
+Result<Response> exchange_once(std::string_view method,
+                               std::string_view url,
+                               const std::string& body,
+                               std::chrono::milliseconds timeout,
+                               const std::map<std::string, std::string>& headers,
+                               const std::function<void(std::string_view piece)>& on_piece) {
   MOIETY_ASSIGN(const Url target, parse_url(url));
   std::string bytes =
       fmt::format("{} {} HTTP/1.1\r\nHost: {}\r\nAccept: */*\r\nConnection: close\r\n", method,
                   target.target, target.authority());
   if (!body.empty() || method == "POST" || method == "PUT") {
     bytes += fmt::format("Content-Type: application/json\r\nContent-Length: {}\r\n", body.size());
+  }
+  for (const auto& [name, value] : headers) {
+    const std::string line = name + ": " + value;
+    if (std::any_of(line.begin(), line.end(),
+                    [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; })) {
+      return fail(ErrorCode::kInvalidArgument,
+                  fmt::format("header {}: its value holds a control character", name));
+    }
+    bytes += line + "\r\n";
   }
   bytes += "\r\n";
   bytes += body;
@@ -220,11 +229,22 @@ Result<Response> request_stream(std::string_view method,
   return std::move(parser->response);
 }
 
+}  // namespace
+
+Result<Response> request_stream(std::string_view method,
+                                std::string_view url,
+                                std::string body,
+                                std::chrono::milliseconds timeout,
+                                const std::function<void(std::string_view piece)>& on_piece) {
+  return exchange_once(method, url, body, timeout, {}, on_piece);
+}
+
 Result<Response> request(std::string_view method,
                          std::string_view url,
                          std::string body,
-                         std::chrono::milliseconds timeout) {
-  return request_stream(method, url, std::move(body), timeout, nullptr);
+                         std::chrono::milliseconds timeout,
+                         const std::map<std::string, std::string>& headers) {
+  return exchange_once(method, url, body, timeout, headers, nullptr);
 }
 
 }  // namespace moiety::http

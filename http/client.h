@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -14,13 +15,15 @@ namespace moiety::http {
 ///
 ///   url      "http://127.0.0.1:8001/v1/status"
 ///   timeout  for the whole exchange
+///   headers  further ones, by name; kInvalidArgument when one holds a control character
 ///
 /// Any HTTP status is a Response. kUnavailable: nobody answers (the message names the address);
 /// kDeadlineExceeded.
 Result<Response> request(std::string_view method,
                          std::string_view url,
                          std::string body,
-                         std::chrono::milliseconds timeout);
+                         std::chrono::milliseconds timeout,
+                         const std::map<std::string, std::string>& headers = {});
 
 /// The same, handing the body on piece by piece as it arrives (for server-sent events).
 /// Response::body stays empty.

@@ -7,7 +7,9 @@ Runs the programs of BIN_DIR (build/bin) on ports that the system picks, shows e
 """
 import argparse
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ PROMPTS = {
     "german": "<|endoftext|>Das Programm gibt eine Meldung aus, wenn die Datei",
 }
 MAX_TOKENS = 24
+LONG_ANSWER = 400  # tokens, so that there is time to kill a worker
 
 
 def say(text=""):
@@ -81,6 +84,32 @@ class Demo:
                 f"{worker['bytes_resident'] / 2**20:.1f} MiB")
         return status
 
+    def kill_a_worker(self, name):
+        """Kills a worker while it works for a streamed answer."""
+        body = {"model": name, "prompt": PROMPTS["python"], "max_tokens": LONG_ANSWER, "temperature": 0, "ignore_eos": True}
+        undisturbed = fetch(f"{self.api}/v1/completions", body)["choices"][0]["text"]
+        victim = next(w for w in self.status()["workers"] if w["state"] == "serving")
+        request = urllib.request.Request(f"{self.api}/v1/completions", data=json.dumps(dict(body, stream=True)).encode(),
+                                         headers={"Content-Type": "application/json"})
+        text, frames, pause, last = "", 0, 0.0, None
+        with urllib.request.urlopen(request, timeout=60) as response:
+            for line in response:
+                if not line.startswith(b"data: {"):
+                    continue
+                frame = json.loads(line[6:])
+                if "error" in frame:
+                    sys.exit(f"demo: the answer ended with {frame['error']}")
+                text += "".join(choice["text"] for choice in frame["choices"])
+                now = time.monotonic()
+                pause, last = max(pause, now - (last or now)), now
+                frames += 1
+                if frames == LONG_ANSWER // 4:
+                    say(f"  token {frames}: SIGKILL to worker {victim['id']} (pid {victim['pid']})")
+                    os.kill(victim["pid"], signal.SIGKILL)
+        if text != undisturbed:
+            sys.exit("demo: the answer is not the one without the kill")
+        say(f"  all {LONG_ANSWER} tokens came, the same as without the kill; the longest pause was {1e3 * pause:.0f} ms")
+
     def main(self, model_dir):
         text, profile = self.work / "text", self.work / "emo.profile"
         title("1. Domain text from this machine")
@@ -104,20 +133,23 @@ class Demo:
 
         title("4. A cluster of 4 workers with the full model")
         up = json.loads(run([self.moiety, "up", "-m", model_dir, "--workers", "4", "--port", "0", "--admin-port", "0",
-                             "--run-dir", self.work / "run", "-d", "--json"]))
+                             "--combine", "per_expert", "--run-dir", self.work / "run", "-d", "--json"]))
         self.api, self.admin = up["api"], up["admin"]
         name = fetch(f"{self.api}/v1/models")["data"][0]["id"]
         for domain in DOMAINS:
             self.ask(name, domain)
         before = self.fleet("before")
 
-        title("5. Two domains from the same pool of experts")
+        title("5. A worker dies in mid-answer, and the answer goes on")
+        self.kill_a_worker(name)
+
+        title("6. Two domains from the same pool of experts")
         for domain in DOMAINS:
             say(run([self.moiety, "deploy", domain, "--subset", self.work / f"{domain}.json",
                      "--admin", self.admin]).rstrip())
         masses = {domain: self.ask(f"{name}:{domain}", domain) for domain in DOMAINS}
 
-        title("6. Without the full model, the workers that nobody needs are let go")
+        title("7. Without the full model, the workers that nobody needs are let go")
         say(run([self.moiety, "undeploy", name, "--admin", self.admin]).rstrip())
         for domain in DOMAINS:
             self.ask(f"{name}:{domain}", domain)

@@ -145,7 +145,9 @@ class Cluster:
         started = self.command("up", "-m", str(MODEL), "--port", "0", "--admin-port", "0", "--run-dir", str(self.run_dir), "-d", "--json",
                                *flags, admin=False)
         self.api, self.admin = started["api"], started["admin"]
-        self.pids = [started["coordinator_pid"], started["router_pid"]]
+        self.apis = started["apis"]
+        # The supervisor first: it would start again what ends before it.
+        self.pids = [started["supervisor_pid"], started["coordinator_pid"], *started["router_pids"]]
 
     def command(self, *words, admin=True, check=True):
         """Runs `moiety ...`; its parsed JSON (with check) or the finished process."""
@@ -163,8 +165,33 @@ class Cluster:
     def status(self):
         return self.command("status")
 
-    def complete(self, model, prompt, max_tokens=16, **fields):
-        return call("POST", self.api + "/v1/completions",
+    def coordinator_pid(self):
+        """Of the coordinator that runs now; None while there is none."""
+        try:
+            return json.loads((self.run_dir / "coordinator.json").read_text())["pid"]
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def kill_coordinator(self):
+        """SIGKILL; waits until another one answers. Gives its pid."""
+        before = self.coordinator_pid()
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: self.coordinator_pid() not in (None, before), "a coordinator is started again")
+        self.pids.append(self.coordinator_pid())
+        wait_until(self.answers, "the new coordinator answers")
+        return self.pids[-1]
+
+    def answers(self):
+        try:
+            return call("GET", self.admin + "/health", timeout=5)[0] == 200
+        except OSError:
+            return False
+
+    def admin_status(self):
+        return call("GET", self.admin + "/v1/status")[1]
+
+    def complete(self, model, prompt, max_tokens=16, api=None, **fields):
+        return call("POST", (api or self.api) + "/v1/completions",
                     dict({"model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}, **fields))
 
     def worker_metric(self, name):

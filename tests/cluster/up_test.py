@@ -42,13 +42,28 @@ def start_streams(api, count=8):
 class Foreground:
     """`moiety up` without --detach, and the pids of everything that it started."""
 
-    def __init__(self, run_dir):
-        self.process = subprocess.Popen([BIN / "moiety", *UP, *FREE_PORTS, "--run-dir", run_dir], text=True,
+    def __init__(self, run_dir, *flags):
+        self.process = subprocess.Popen([BIN / "moiety", *UP, *FREE_PORTS, "--run-dir", run_dir, *flags], text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         started = json.loads(self.process.stdout.readline())
-        self.api = started["api"]
+        self.api, self.admin = started["api"], started["admin"]
         workers = call("GET", started["admin"] + "/v1/status")[1]["workers"]
         self.children = [started["coordinator_pid"], started["router_pid"]] + [w["pid"] for w in workers]
+        assert all(pid > 1 for pid in self.children), self.children  # they are killed: 0 is our own group
+
+    def deployments(self):
+        return sorted(d["served_as"] for d in call("GET", self.admin + "/v1/deployments")[1]["deployments"])
+
+    def kill_all(self):
+        """As when the machine goes down, except that the order is ours."""
+        self.process.kill()
+        for pid in self.children:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:  # it ended because `up` did
+                pass
+        self.process.wait(timeout=20)
+        wait_until(lambda: not self.alive(), "everything has ended")
 
     def alive(self):
         return [pid for pid in self.children if runs(pid)]
@@ -83,24 +98,47 @@ class UpTest(unittest.TestCase):
             files = {name: (cluster.run_dir / name).read_text()
                      for name in ("coordinator.json", "coordinator.log", "router.log", "worker-0.log")}
             said = self.fails(*FREE_PORTS, "--run-dir", str(cluster.run_dir))
-            self.assertIn(f"pid {cluster.pids[0]}", said)
+            self.assertIn(f"pid {cluster.coordinator_pid()}", said)
             self.assertIn(f"moiety down --admin {cluster.admin}", said)
             self.assertIn("--run-dir", said)
             for name, content in files.items():
                 self.assertTrue((cluster.run_dir / name).read_text().startswith(content), name)
             self.assertEqual(cluster.complete(NAME, "x", 2)[0], 200)
 
-    def test_a_folder_of_a_killed_cluster_can_be_used_again(self):
-        first = Foreground(self.dir)
-        with first:
-            coordinator = first.children[0]
-            os.kill(coordinator, signal.SIGKILL)
-            self.assertNotEqual(first.process.wait(timeout=30), 0)
-        self.assertEqual(json.loads((self.dir / "coordinator.json").read_text())["pid"], coordinator)
-        before = (self.dir / "coordinator.log").read_text()
+    def test_a_killed_cluster_goes_on_where_it_was(self):
+        with Foreground(self.dir) as first:
+            subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", first.admin], check=True, timeout=60,
+                           stdout=subprocess.DEVNULL)
+            deployed = first.deployments()
+            self.assertEqual(deployed, [NAME, f"{NAME}:a"])
+            first.kill_all()
+        log = (self.dir / "coordinator.log").read_text()
         with Foreground(self.dir) as again:
-            self.assertEqual(call("GET", again.api + "/ready")[0], 200)
-        self.assertTrue((self.dir / "coordinator.log").read_text().startswith(before))
+            self.assertEqual(again.deployments(), deployed)
+            self.assertEqual(call("POST", again.api + "/v1/completions", {"model": f"{NAME}:a", "prompt": "x", "max_tokens": 2})[0], 200)
+            self.assertTrue((self.dir / "coordinator.log").read_text().startswith(log))
+            again.kill_all()
+        with Foreground(self.dir, "--fresh") as fresh:
+            self.assertEqual(fresh.deployments(), [NAME])
+            subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", fresh.admin], check=True, timeout=60,
+                           stdout=subprocess.DEVNULL)
+            subprocess.run([BIN / "moiety", "down", "--admin", fresh.admin], check=True, timeout=60, stdout=subprocess.DEVNULL)
+            self.assertEqual(fresh.process.wait(timeout=20), 0)
+        with Foreground(self.dir) as after_an_orderly_end:
+            self.assertEqual(after_an_orderly_end.deployments(), [NAME])
+
+    def test_what_dies_again_and_again_ends_the_cluster(self):
+        with Foreground(self.dir) as up:
+            # Started again, the coordinator finds a state file that it cannot use.
+            state = self.dir / "state.sqlite"
+            os.kill(up.children[0], signal.SIGSTOP)  # so that it does not write
+            for suffix in ("-wal", "-shm"):
+                state.with_name(state.name + suffix).unlink()
+            state.write_bytes(b"x" * 8192)
+            os.kill(up.children[0], signal.SIGKILL)
+            self.assertEqual(up.process.wait(timeout=60), 1)
+            self.assertFalse(runs(up.children[1]), "the router goes on")
+            self.assertIn("damaged", (self.dir / "coordinator.log").read_text())
 
     def test_an_empty_token_is_no_token(self):
         os.environ["MOIETY_TOKEN"] = ""
@@ -116,6 +154,8 @@ class UpTest(unittest.TestCase):
                     up.process.send_signal(each)
                 self.assertEqual(up.process.wait(timeout=20), status)
                 wait_until(lambda: not up.alive(), "everything has ended", timeout=20)
+                log = (self.dir / str(signals[0]) / "coordinator.log").read_text()
+                self.assertEqual(log.count("control channel on"), 1, "a coordinator was started again")
 
     def test_nothing_outlives_a_second_ctrl_c(self):
         with Foreground(self.dir) as up:

@@ -15,69 +15,80 @@ NAME = "moiety-tiny-emo"
 STREAMS, TOKENS = 8, 400
 
 
+def start(cluster, i=0):
+    stream = Stream(cluster.api, {"model": NAME, "prompt": [0, 100 + i, 200 + i], "max_tokens": TOKENS, "temperature": 0,
+                                  "ignore_eos": True})
+    stream.start()
+    return stream
+
+
 def start_streams(cluster):
-    streams = [Stream(cluster.api, {"model": NAME, "prompt": [0, 100 + i, 200 + i], "max_tokens": TOKENS, "temperature": 0,
-                                    "ignore_eos": True}) for i in range(STREAMS)]
-    for stream in streams:
-        stream.start()
+    streams = [start(cluster, i) for i in range(STREAMS)]
     wait_until(lambda: all(len(s.frames) > 5 for s in streams), "all streams have begun")
     return streams
 
 
+def text(stream):
+    return "".join(frame["choices"][0]["text"] for frame in stream.frames if frame.get("choices"))
+
+
 class WorkerLoss(unittest.TestCase):
     def check_ended(self, streams):
-        """Every stream ended with its tokens or a typed error, within its deadline."""
-        lost = 0
+        """Every stream ended with all its tokens; their texts."""
         for stream in streams:
             stream.join(timeout=60)
             self.assertFalse(stream.is_alive(), "a stream hangs")
             self.assertIsNone(stream.error)
             self.assertTrue(stream.done, stream.frames[-1:])
-            if stream.failure():
-                self.assertEqual(stream.failure(), "worker_lost")
-                lost += 1
-            else:
-                self.assertEqual(stream.frames[-1]["choices"][0]["finish_reason"], "length")
-        return lost
+            self.assertIsNone(stream.failure())
+            self.assertEqual(stream.frames[-1]["choices"][0]["finish_reason"], "length")
+        return [text(stream) for stream in streams]
 
     def serves(self, cluster):
         return cluster.complete(NAME, "<|endoftext|>def f", 8)[0] == 200
 
-    def test_a_killed_worker_ends_its_requests_and_comes_back(self):
+    def test_streams_outlive_a_killed_worker(self):
         with Cluster(BIN, "--workers", "4", "--worker-threads", "1") as cluster:
-            expected = cluster.complete(NAME, "<|endoftext|>def f", 24)[1]["choices"][0]["text"]
+            expected = self.check_ended(start_streams(cluster))
             streams = start_streams(cluster)
             victim = cluster.status()["workers"][1]
             os.kill(victim["pid"], signal.SIGKILL)
-            self.assertGreater(self.check_ended(streams), 0, "a worker of the full model was lost, nobody noticed")
+            self.assertEqual(self.check_ended(streams), expected)
             wait_until(lambda: not cluster.status()["lost"] and self.serves(cluster), "the worker is back")
             again = next(w for w in cluster.status()["workers"] if w["id"] == victim["id"])
             self.assertGreater(again["incarnation"], victim["incarnation"])
-            self.assertEqual(cluster.complete(NAME, "<|endoftext|>def f", 24)[1]["choices"][0]["text"], expected)
-            self.assertEqual(self.check_ended(start_streams(cluster)), 0)
+            page = call("GET", cluster.api + "/metrics")[1]
+            self.assertGreater(metric(page, "moiety_step_retries_total"), 0, "a worker was lost, nobody noticed")
+            self.assertEqual(metric(page, "moiety_requests_parked"), 0)
 
-    def test_without_restart_the_loss_is_told_and_the_next_deploy_serves_again(self):
+    def test_without_restart_requests_do_what_their_deployment_says(self):
         with Cluster(BIN, "--workers", "4", "--worker-threads", "1", "--no-restart-workers") as cluster:
+            cluster.command("deploy", "strict", "--full", "--on-missing", "fail")
             os.kill(cluster.status()["workers"][2]["pid"], signal.SIGKILL)
             lost = wait_until(lambda: cluster.status()["lost"], "the loss is seen")
-            self.assertEqual((lost[0]["worker"], lost[0]["deployments"]), (2, [NAME]))
-            status, answer = cluster.complete(NAME, "<|endoftext|>def f", 64)
+            self.assertEqual(lost[0]["worker"], 2)
+            self.assertIn(NAME, lost[0]["deployments"])
+            status, answer = cluster.complete(NAME + ":strict", "<|endoftext|>def f", 64)
             self.assertEqual((status, answer["error"]["code"]), (503, "worker_lost"), answer)
             self.assertIn("worker 2", answer["error"]["message"])
             shown = cluster.command("status", "--admin", cluster.admin, admin=False, check=False).stdout
             self.assertIn("LOST worker 2", shown)
+            waiting = start(cluster)
+            wait_until(lambda: metric(call("GET", cluster.api + "/metrics")[1], "moiety_requests_parked") == 1, "a request waits")
             # Any change of deployments starts the worker again.
             cluster.command("deploy", "everything", "--full")
-            wait_until(lambda: not cluster.status()["lost"] and self.serves(cluster), "the worker is back")
+            self.check_ended([waiting])
+            self.assertTrue(self.serves(cluster))
 
     def test_a_stopped_worker_delays_nobody_for_longer_than_the_time_limit(self):
         with Cluster(BIN, "--workers", "4", "--worker-threads", "1", "--reply-timeout-ms", "1000") as cluster:
+            expected = self.check_ended(start_streams(cluster))
             streams = start_streams(cluster)
             victim = cluster.status()["workers"][0]["pid"]
             began = time.monotonic()
             os.kill(victim, signal.SIGSTOP)
             try:
-                self.assertGreater(self.check_ended(streams), 0)
+                self.assertEqual(self.check_ended(streams), expected)
                 self.assertLess(time.monotonic() - began, 20)
                 wait_until(lambda: not cluster.status()["lost"] and self.serves(cluster), "the worker was replaced")
             finally:

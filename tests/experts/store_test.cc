@@ -1,6 +1,12 @@
 #include "experts/store.h"
 
+#include <unistd.h>
+
+#include <chrono>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
 
 #include "tests/golden/golden_support.h"
 
@@ -75,6 +81,79 @@ TEST(ExpertStoreTest, ADenseLayerHasNoExpertToLoad) {
   EXPECT_NE(loaded.error().message.find("no routed expert 0 in layer 0"), std::string::npos);
   EXPECT_EQ(store.bytes_read(), 0u);
   for (const ExpertId& id : all_routed_experts(checkpoint.architecture())) EXPECT_GT(id.layer, 0);
+}
+
+/// A copy of a fixture that a test may damage.
+class ChangingCheckpoint : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::temp_directory_path() /
+              ("moiety-store-test-" + std::to_string(::getpid()));
+    std::filesystem::remove_all(folder_);
+    std::filesystem::copy(source_path(fixture_folder("olmoe")), folder_,
+                          std::filesystem::copy_options::recursive);
+    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+      std::filesystem::permissions(entry.path(), std::filesystem::perms::owner_write,
+                                   std::filesystem::perm_options::add);
+    }
+    checkpoint_ = std::make_unique<Checkpoint>(must(Checkpoint::open(folder_)));
+    store_ = std::make_unique<ExpertStore>(*checkpoint_, DType::kBF16);
+    ASSERT_TRUE(store_->load(first_));
+    file_ = checkpoint_->tensors().files().back();
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  /// The error names the file, and what was held stays, alone.
+  void expect_refused(ErrorCode code) {
+    const auto loaded = store_->load(more_);
+    ASSERT_FALSE(loaded);
+    EXPECT_EQ(loaded.error().code, code) << loaded.error().message;
+    EXPECT_NE(loaded.error().message.find(file_.string()), std::string::npos)
+        << loaded.error().message;
+    EXPECT_EQ(store_->resident(), first_);
+    EXPECT_TRUE(store_->load(first_)) << "experts that are held need no file";
+  }
+
+  std::filesystem::path folder_, file_;
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::unique_ptr<ExpertStore> store_;
+  const std::vector<ExpertId> first_ = {{0, 0}, {1, 1}};
+  const std::vector<ExpertId> more_ = {{0, 1}, {0, 2}, {1, 0}};
+};
+
+TEST_F(ChangingCheckpoint, AFileThatVanishesAndComesBack) {
+  const auto aside = folder_ / "aside";
+  std::filesystem::rename(file_, aside);
+  expect_refused(ErrorCode::kNotFound);
+  std::filesystem::rename(aside, file_);
+  const auto loaded = store_->load(more_);
+  EXPECT_TRUE(loaded) << loaded.error().message;
+  EXPECT_EQ(store_->num_experts(), 5u);
+}
+
+TEST_F(ChangingCheckpoint, AFileThatIsReplaced) {
+  const auto copy = folder_ / "copy";
+  std::filesystem::copy_file(file_, copy);
+  std::filesystem::rename(copy, file_);
+  expect_refused(ErrorCode::kDataLoss);
+}
+
+TEST_F(ChangingCheckpoint, AFileThatIsTruncated) {
+  std::filesystem::resize_file(file_, std::filesystem::file_size(file_) / 2);
+  expect_refused(ErrorCode::kDataLoss);
+}
+
+// The same size, one byte of a weight written in place.
+TEST_F(ChangingCheckpoint, AFileThatIsWrittenTo) {
+  const auto before = std::filesystem::last_write_time(file_);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  do {  // the file system's clock has steps
+    std::fstream file(file_, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-1, std::ios::end);
+    file.put('\1');
+  } while (std::filesystem::last_write_time(file_) == before &&
+           std::chrono::steady_clock::now() < deadline);
+  expect_refused(ErrorCode::kDataLoss);
 }
 
 }  // namespace

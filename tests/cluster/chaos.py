@@ -1,0 +1,344 @@
+#!/usr/bin/env python3
+"""Kills, stops and changes a cluster under load, and checks that no request is lost and no token is wrong.
+
+Every answer is compared, log-probability by log-probability, with that of embedded mode (--combine per_expert). Prints the
+counts of each part and ends with status 1 if a request was lost, a token was wrong or a stream got stuck.
+"""
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from chaos_load import Load, expected_answers, request_body  # noqa: E402
+from moiety_cluster import MODEL, ROOT, Server, call, metric, wait_until, write_subset  # noqa: E402
+
+NAME = MODEL.name
+SUBSETS = ("red", "green", "blue")
+
+
+def percentile(values, share):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+class Up:
+    """`moiety up` in the foreground: it restarts what of its own dies."""
+
+    def __init__(self, bin_dir, work, *flags):
+        self.moiety = Path(bin_dir) / "moiety"
+        self.run_dir = Path(tempfile.mkdtemp(prefix="run-", dir=work))
+        self.log = open(self.run_dir.with_suffix(".log"), "w")
+        self.process = subprocess.Popen([self.moiety, "up", "-m", MODEL, "--port", "0", "--admin-port", "0", "--json",
+                                         "--run-dir", self.run_dir, "--combine", "per_expert", "--worker-threads", "1", *flags],
+                                        text=True, stdout=subprocess.PIPE, stderr=self.log)
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(f"moiety up ended with status {self.process.wait(timeout=60)}:\n{self.logs()}")
+        started = json.loads(line)
+        self.admin = started["admin"]
+        urls = started.get("apis") or [started["api"]]
+        self.addresses = [(url.split("//")[1].rsplit(":", 1)[0], int(url.rsplit(":", 1)[1])) for url in urls]
+
+    def logs(self):
+        self.log.flush()
+        logs = [self.run_dir.with_suffix(".log"), *sorted(self.run_dir.glob("*.log"))]
+        return "\n".join(f"--- {log.name}\n{log.read_text()[-2000:]}" for log in logs)
+
+    def status(self):
+        code, answer = call("GET", self.admin + "/v1/status", timeout=20)
+        if code != 200:
+            raise AssertionError(f"status: {code} {answer}")
+        return answer
+
+    def serving(self):
+        return [w for w in self.status()["workers"] if w["state"] == "serving"]
+
+    def whole(self):
+        status = self.status()
+        return not status["lost"] and any(w["state"] == "serving" for w in status["workers"])
+
+    def command(self, *words):
+        done = subprocess.run([self.moiety, *words, "--admin", self.admin, "--json"], text=True, capture_output=True, timeout=200)
+        if done.returncode != 0:
+            raise AssertionError(f"moiety {' '.join(words)}: status {done.returncode}: {done.stderr}\n{self.logs()}")
+        return json.loads(done.stdout)
+
+    def router_metric(self, name):
+        return sum(metric(call("GET", f"http://{h}:{p}/metrics")[1], name) for h, p in self.addresses)
+
+    def coordinator_pid(self):
+        return json.loads((self.run_dir / "coordinator.json").read_text())["pid"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *exception):
+        if kind is not None:
+            print(self.logs(), file=sys.stderr)
+        try:
+            self.process.terminate()
+            self.process.wait(timeout=40)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+            self.log.close()
+
+
+class Chaos:
+    def __init__(self, args, work):
+        self.args, self.work = args, work
+        self.rng = random.Random(args.seed)
+        self.failures = []
+        self.rows = []
+        self.subsets = {}
+        for i, name in enumerate(SUBSETS):
+            self.subsets[name] = work / f"{name}.json"
+            write_subset(args.bin_dir, self.subsets[name], seed=100 + i)
+        self.deploys = [x for name, file in self.subsets.items() for x in ("--deploy", f"{name}={file}")]
+
+    def prepare(self):
+        models = [NAME] + [f"{NAME}:{name}" for name in SUBSETS]
+        rng = random.Random(self.args.seed + 1)
+        self.bodies = [request_body(models[i % len(models)], rng, rng.randrange(60, 200)) for i in range(48)]
+        with Server(self.args.bin_dir, *self.deploys) as server:
+            self.expected = expected_answers(("127.0.0.1", server.port), self.bodies)
+
+    def load(self, up, only=None):
+        numbers = [i for i, b in enumerate(self.bodies) if only is None or b["model"] in only]
+        return Load(up.addresses, [self.bodies[i] for i in numbers], [self.expected[i] for i in numbers], self.args.streams,
+                    self.args.seed)
+
+    def settle(self, load, streams_begin=True):
+        wait_until(lambda: load.finished + load.tokens > 0 or not streams_begin, "the first answer")
+
+    def report(self, what, events, load, pauses, goal=None, extra=""):
+        stuck = load.stop()
+        p50, p99 = percentile(pauses, 0.5), percentile(pauses, 0.99)
+        row = {"part": what, "events": events, "requests": load.finished, "lost": len(load.failed), "wrong": len(load.wrong),
+               "stuck": stuck, "pause_p50_ms": round(1e3 * p50), "pause_p99_ms": round(1e3 * p99)}
+        self.rows.append(row)
+        print(f"{what:34} {events:4} events {load.finished:6} requests  lost {len(load.failed):3}  wrong {len(load.wrong):3}  "
+              f"stuck {stuck:3}  pause p50 {1e3 * p50:6.0f} ms  p99 {1e3 * p99:6.0f} ms"
+              + (f" (goal {1e3 * goal:.0f})" if goal else "") + (f"  {extra}" if extra else ""), flush=True)
+        for model, error in load.failed[:5]:
+            print(f"    lost: {model}: {error}")
+        for number, difference in load.wrong[:5]:
+            print(f"    wrong: request {number}: {difference}")
+        if load.failed or load.wrong or stuck:
+            self.failures.append(what)
+
+    def pick(self, up):
+        """A worker that serves, chosen at random."""
+        return self.rng.choice(wait_until(up.serving, "a worker serves"))
+
+    def kills(self, replicas):
+        count = self.args.kills
+        what = f"SIGKILL of workers, {replicas} replicas" if replicas > 1 else "SIGKILL of workers"
+        capacity = [] if replicas == 1 else ["--capacity", "64"]
+        with Up(self.args.bin_dir, self.work, "--workers", "4", "--replicas", str(replicas), *capacity, *self.deploys) as up:
+            load = self.load(up)
+            self.settle(load)
+            pauses = []
+            for _ in range(count):
+                time.sleep(self.rng.uniform(0.05, 0.4))
+                load.take_pause()
+                victim = self.pick(up)
+                os.kill(victim["pid"], signal.SIGKILL)
+                if self.rng.random() < 0.85:  # some come while the last is not healed yet
+                    wait_until(up.whole, "the lost worker is replaced", timeout=60)
+                    time.sleep(0.1)
+                    pauses.append(load.take_pause())
+            wait_until(up.whole, "the last lost worker is replaced", timeout=60)
+            self.report(what, count, load, pauses, goal=0.1 if replicas > 1 else 1.0,
+                        extra=f"retries {up.router_metric('moiety_step_retries_total'):.0f}")
+
+    def stops(self):
+        with Up(self.args.bin_dir, self.work, "--workers", "4", *self.deploys) as up:
+            load = self.load(up)
+            self.settle(load)
+            pauses = []
+            for _ in range(self.args.stops):
+                time.sleep(self.rng.uniform(0.05, 0.4))
+                load.take_pause()
+                victim = self.pick(up)["pid"]
+                os.kill(victim, signal.SIGSTOP)
+                time.sleep(self.rng.choice([0.02, 0.2, 1.0, 3.0]))
+                try:
+                    os.kill(victim, signal.SIGCONT)
+                except ProcessLookupError:
+                    pass  # it was fenced
+                wait_until(up.whole, "the stopped worker is back or replaced", timeout=60)
+                time.sleep(0.1)
+                pauses.append(load.take_pause())
+            self.report("SIGSTOP and SIGCONT of workers", self.args.stops, load, pauses,
+                        extra=f"stale replies dropped {up.router_metric('moiety_stale_replies_total'):.0f}")
+
+    def isolation(self):
+        """A stopped worker of one deployment: the other deployment's streams wait at most until it is detected."""
+        flags = ["--workers", "8", "--capacity", "15", "--no-full", *self.deploys[:4]]
+        with Up(self.args.bin_dir, self.work, *flags) as up:
+            status = up.status()
+            workers = {d["name"]: set(d["workers"]) for d in status["deployments"]}
+            red, green = workers.get("red") or workers[f"{NAME}:red"], workers.get("green") or workers[f"{NAME}:green"]
+            alone = sorted(red - green)
+            if not alone:
+                raise AssertionError(f"both deployments use the same workers: {workers}")
+            load = self.load(up, only=(f"{NAME}:green",))
+            self.settle(load)
+            pauses = []
+            for _ in range(max(1, self.args.stops // 4)):
+                load.take_pause()
+                victim = next(w for w in up.status()["workers"] if w["id"] == alone[0])["pid"]
+                os.kill(victim, signal.SIGSTOP)
+                time.sleep(1.0)
+                try:
+                    os.kill(victim, signal.SIGCONT)
+                except ProcessLookupError:
+                    pass
+                wait_until(up.whole, "the stopped worker is back or replaced", timeout=60)
+                pauses.append(load.take_pause())
+            self.report("SIGSTOP, another deployment's streams", len(pauses), load, pauses)
+
+    def coordinator_kills(self):
+        with Up(self.args.bin_dir, self.work, "--workers", "4", *self.deploys) as up:
+            load = self.load(up)
+            self.settle(load)
+            before = up.status()
+            pids = sorted(w["pid"] for w in before["workers"] if w["state"] == "serving")
+            names = sorted(d["name"] for d in before["deployments"])
+            pauses, changed = [], 0
+            for _ in range(self.args.coordinator_kills):
+                time.sleep(self.rng.uniform(0.05, 0.3))
+                load.take_pause()
+                old = up.coordinator_pid()
+                os.kill(old, signal.SIGKILL)
+
+                def back():
+                    try:
+                        return up.coordinator_pid() != old and up.whole() and up.status()
+                    except (OSError, ValueError, KeyError, AssertionError):
+                        return None
+
+                status = wait_until(back, "the coordinator is back and knows its fleet", timeout=60)
+                if sorted(d["name"] for d in status["deployments"]) != names:
+                    raise AssertionError(f"deployments after a restart: {status['deployments']}")
+                if status["epoch"] < before["epoch"]:
+                    raise AssertionError(f"epoch {status['epoch']} after {before['epoch']}")
+                before = status
+                pauses.append(load.take_pause())
+                if sorted(w["pid"] for w in status["workers"] if w["state"] == "serving") != pids:
+                    changed += 1
+                    pids = sorted(w["pid"] for w in status["workers"] if w["state"] == "serving")
+            if changed:
+                self.failures.append(f"{changed} restarts of the coordinator replaced workers")
+            self.report("SIGKILL of the coordinator", self.args.coordinator_kills, load, pauses,
+                        extra=f"fleets replaced {changed}")
+
+    def changes(self):
+        """Deploys and undeploys under load: nobody notices, and memory returns to where it was."""
+
+        def memory(up):
+            workers = up.serving()
+            rss = [int(next(line for line in Path(f"/proc/{w['pid']}/status").read_text().splitlines()
+                            if line.startswith("VmRSS")).split()[1]) for w in workers]
+            return len(workers), up.status()["fleet"]["bytes_resident"], sum(rss)
+
+        red, green = f"{NAME}:red", f"{NAME}:green"
+        with Up(self.args.bin_dir, self.work, "--workers", "6", "--capacity", "16", "--no-full", *self.deploys[:2]) as up:
+            load = self.load(up, only=(red,))
+            self.settle(load)
+            pauses, first, last = [], None, None
+            for cycle in range(self.args.deploys):
+                load.take_pause()
+                up.command("deploy", "green", "--subset", str(self.subsets["green"]))
+                if cycle % 20 == 0:  # it serves
+                    code, answer = call("POST", f"http://127.0.0.1:{up.addresses[0][1]}/v1/completions",
+                                        {"model": green, "prompt": [0, 5], "max_tokens": 4})
+                    if code != 200:
+                        raise AssertionError(f"{green}: {code} {answer}")
+                up.command("undeploy", "green")
+                pauses.append(load.take_pause())
+                if cycle == min(9, self.args.deploys - 1):
+                    first = memory(up)
+            last = memory(up)
+            if last[:2] != first[:2] or last[2] > 1.15 * first[2] + 8192:
+                self.failures.append(f"memory after {self.args.deploys} cycles: workers, bytes, RSS kB {last}, earlier {first}")
+            self.report("deploy and undeploy", 2 * self.args.deploys, load, pauses,
+                        extra=f"fleet {last[1] / 2**20:.1f} MiB in {last[0]} workers (before: {first[1] / 2**20:.1f} in {first[0]}), "
+                              f"RSS {last[2] / 1024:.0f} MiB (before: {first[2] / 1024:.0f})")
+
+    def two_routers(self):
+        """One router is killed: the other's requests notice nothing, and it comes back."""
+        with Up(self.args.bin_dir, self.work, "--workers", "4", "--routers", "2", *self.deploys) as up:
+            keeps, dies = up.addresses[0], up.addresses[1]
+            load = self.load(type("One", (), {"addresses": [keeps]}))
+            self.settle(load)
+            pauses = []
+            for _ in range(max(1, self.args.stops // 4)):
+                victims = [r["pid"] for r in up.status()["routers"] if r["http_address"].endswith(f":{dies[1]}")]
+                load.take_pause()
+                os.kill(victims[0], signal.SIGKILL)
+
+                def back():
+                    try:
+                        code, _ = call("POST", f"http://{dies[0]}:{dies[1]}/v1/completions",
+                                       {"model": NAME, "prompt": [0, 5], "max_tokens": 2}, timeout=10)
+                        return code == 200
+                    except OSError:
+                        return False
+
+                wait_until(back, "the killed router is back", timeout=60)
+                pauses.append(load.take_pause())
+            self.report("SIGKILL of the other router", len(pauses), load, pauses)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bin_dir", type=Path, nargs="?", default=ROOT / "build/bin", help="folder with the moiety programs")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="the same seed picks the same victims")
+    parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--kills", type=int, default=100, help="of workers; once without and once with replicas")
+    parser.add_argument("--stops", type=int, default=20)
+    parser.add_argument("--coordinator-kills", type=int, default=50)
+    parser.add_argument("--deploys", type=int, default=100, help="cycles of a deploy and an undeploy")
+    parser.add_argument("--short", action="store_true", help="a few of each: what the tests run")
+    parser.add_argument("--only", help="parts, with commas: kills, replicas, stops, isolation, coordinator, deploys, routers")
+    parser.add_argument("--json", type=Path, help="write the counts to this file too")
+    args = parser.parse_args()
+    if args.short:
+        args.kills, args.stops, args.coordinator_kills, args.deploys, args.streams = 4, 4, 3, 5, 8
+    print(f"seed {args.seed}, {args.streams} streams", flush=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="moiety-chaos-") as folder:
+        chaos = Chaos(args, Path(folder))
+        parts = {"kills": lambda: chaos.kills(1), "replicas": lambda: chaos.kills(2), "stops": chaos.stops,
+                 "isolation": chaos.isolation, "coordinator": chaos.coordinator_kills, "deploys": chaos.changes,
+                 "routers": chaos.two_routers}
+        wanted = args.only.split(",") if args.only else list(parts)
+        unknown = [name for name in wanted if name not in parts]
+        if unknown:
+            parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(parts)}")
+        chaos.prepare()
+        for name in wanted:
+            try:
+                parts[name]()
+            except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
+                chaos.failures.append(f"{name}: {error}")
+                print(f"{name}: FAILED: {error}", flush=True)
+    if args.json:
+        args.json.write_text(json.dumps({"seed": args.seed, "parts": chaos.rows, "failures": chaos.failures}, indent=1) + "\n")
+    print(f"{'FAILED: ' + '; '.join(chaos.failures) if chaos.failures else 'no request lost, no token wrong, no stream stuck'} "
+          f"({time.monotonic() - began:.0f} s)")
+    return 1 if chaos.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
