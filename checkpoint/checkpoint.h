@@ -77,9 +77,9 @@ class SafetensorsSet {
   /// Reads a tensor of I64 or I32 as 64-bit integers.
   Result<std::vector<std::int64_t>> read_integers(std::string_view name) const;
 
-  /// Whether the files are still those that were opened. kNotFound names one that is gone,
-  /// kDataLoss one that was replaced or written to since (by inode, size and modification time),
-  /// kIo one that cannot be looked at.
+  /// Whether the files are still those that were opened. kIo names one that is gone or cannot be
+  /// looked at, kDataLoss one that was replaced or written to since (by inode, size and
+  /// modification time).
   Result<void> check_unchanged() const;
 
   /// Bytes of tensor data read so far through this object (headers not counted).

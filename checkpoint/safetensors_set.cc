@@ -220,10 +220,10 @@ Result<void> SafetensorsSet::check_unchanged() const {
     const std::filesystem::path& file = state_->files[i];
     struct stat info {};
     if (::stat(file.c_str(), &info) != 0) {
-      return errno == ENOENT
-                 ? file_error(ErrorCode::kNotFound, file, "is gone: put it back and try again")
-                 : file_error(ErrorCode::kIo, file,
-                              std::string("cannot look at it: ") + std::strerror(errno));
+      return file_error(ErrorCode::kIo, file,
+                        errno == ENOENT
+                            ? std::string("is gone: put it back and try again")
+                            : std::string("cannot look at it: ") + std::strerror(errno));
     }
     const FileState now(info);
     if (!now.same_file(state_->opened[i])) {

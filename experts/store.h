@@ -25,7 +25,7 @@ class ExpertStore {
 
   /// Reads and packs experts on all cores; those that are resident already cost nothing. On an
   /// error what was resident before stays, and nothing is added. The checkpoint's files are checked
-  /// before and after: kNotFound or kDataLoss names one that is gone or has changed. One load at a
+  /// before and after: kIo or kDataLoss names one that is gone or has changed. One load at a
   /// time.
   Result<void> load(std::span<const ExpertId> experts);
   /// Drops every expert that is not in `experts`.

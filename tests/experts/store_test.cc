@@ -124,7 +124,7 @@ class ChangingCheckpoint : public ::testing::Test {
 TEST_F(ChangingCheckpoint, AFileThatVanishesAndComesBack) {
   const auto aside = folder_ / "aside";
   std::filesystem::rename(file_, aside);
-  expect_refused(ErrorCode::kNotFound);
+  expect_refused(ErrorCode::kIo);
   std::filesystem::rename(aside, file_);
   const auto loaded = store_->load(more_);
   EXPECT_TRUE(loaded) << loaded.error().message;
