@@ -83,6 +83,7 @@ class Generator {
       Deployment& deployment = view.deployments.emplace_back();
       deployment.name = name;
       deployment.draining = coin();
+      deployment.on_missing = static_cast<MissingPolicy>(below(3));
       deployment.kept.full = coin();
       for (const auto& layer : view.placement.owners) {
         deployment.kept.layers.push_back(ids(layer.size()));
@@ -106,6 +107,9 @@ class Generator {
         hello.lane_address = text(3000);
         hello.http_address = text();
         hello.fingerprint = text(64);
+        hello.capacity_bytes = number();
+        hello.resident = experts();
+        hello.epoch = {number()};
         return hello;
       }
       case 1:
@@ -127,7 +131,8 @@ class Generator {
       case 9:
         return EpochActive{{number()}, workers()};
       case 10: {
-        RouterStats stats{Epoch{number()}, number(), number(), {}, number(), number(), number()};
+        RouterStats stats{Epoch{number()}, number(), number(), number(), {},
+                          number(),        number(), number()};
         for (std::size_t i = below(4); i > 0; --i) stats.running_per_deployment[text()] = number();
         return RouterHeartbeat{stats};
       }
@@ -210,6 +215,9 @@ TEST(Convert, RefusesToSendWhatIsNotValid) {
   hello = {};
   hello.token = std::string(kMaxNameBytes + 1, 't');
   expect_refused(hello, "token");
+  hello = {};
+  hello.resident = {{0, 2}, {0, 1}};
+  expect_refused(hello, "resident");
 
   PublishEpoch publish;
   publish.view.placement.owners = {{{{1}}, {{1}, {2}}}};
@@ -252,6 +260,10 @@ TEST(Convert, RefusesAPeerThatLies) {
   expect_refused(control, "too long");
   control.mutable_load_experts()->add_experts()->add_experts(-5);
   expect_refused(control, "-5");
+
+  auto* deployment = control.mutable_publish_epoch()->add_deployments();
+  deployment->set_on_missing(static_cast<wire::Deployment::MissingPolicy>(9));
+  expect_refused(control, "on_missing");
 
   auto* layer = control.mutable_publish_epoch()->add_placement();
   layer->add_num_owners(2);
