@@ -43,6 +43,8 @@ std::string format_fleet(const json::value& status) {
     out += fmt::format("replicas {}{}\n", replicas,
                        missing == 0 ? "" : fmt::format(", {} copies are missing", missing));
   }
+  if (const auto experts = count(status.at("router_experts")); experts > 0)
+    out += fmt::format("every router holds {} experts itself\n", experts);
   if (const auto missing = count(status.at("experts_missing")); missing > 0)
     out += fmt::format("NOT READY: {} experts are on no worker that serves\n", missing);
   if (status.at("epochs").as_array().size() > 1) {
@@ -100,10 +102,12 @@ std::string format_groups(const json::value& status) {
                                     ? "nobody (cold)"
                                     : join(group.at("deployments"));
     const double load = group.at("load").to_number<double>();
-    out +=
-        fmt::format("{:<44} {:>8} {:>8} {:>11}  {}{}\n", members, count(group.at("experts")),
-                    count(group.at("copies")), bytes(group.at("bytes")), join(group.at("workers")),
-                    load > 0 ? fmt::format(" ({:.1f} % of the load)", 100 * load) : "");
+    std::string owners = join(group.at("workers"));
+    if (const auto here = count(group.at("on_routers")); here > 0)
+      owners = fmt::format("{}router ({})", owners == "-" ? "" : owners + ", ", here);
+    out += fmt::format("{:<44} {:>8} {:>8} {:>11}  {}{}\n", members, count(group.at("experts")),
+                       count(group.at("copies")), bytes(group.at("bytes")), owners,
+                       load > 0 ? fmt::format(" ({:.1f} % of the load)", 100 * load) : "");
   }
   return out;
 }
@@ -114,13 +118,17 @@ std::string format_routers(const json::value& status) {
     const auto parked = count(router.at("parked"));
     out += fmt::format(
         "router {} at http://{}{}: epoch {}, {} running{}, {} waiting, {} requests and {} tokens "
-        "so far\n",
+        "so far{}\n",
         count(router.at("id")), text(router.at("http_address")),
         router.at("connected").as_bool() ? "" : " (away)", count(router.at("epoch")),
         count(router.at("running")),
         parked == 0 ? "" : fmt::format(" ({} wait for lost experts)", parked),
         count(router.at("waiting")), count(router.at("requests_total")),
-        count(router.at("generation_tokens_total")));
+        count(router.at("generation_tokens_total")),
+        count(router.at("experts_resident")) == 0
+            ? ""
+            : fmt::format(", holds {} experts ({})", count(router.at("experts_resident")),
+                          bytes(router.at("bytes_resident"))));
   }
   return out;
 }

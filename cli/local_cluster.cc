@@ -20,6 +20,11 @@ constexpr std::chrono::milliseconds kPoll{20};
 constexpr std::chrono::seconds kStopGrace{15};
 constexpr std::chrono::seconds kCallTimeout{2};
 
+// Without a coordinator, and with nobody who starts another one, workers and routers end after this
+// long: soon where somebody sits in front of it, else when it is unlikely that anybody comes back.
+constexpr std::chrono::seconds kOrphanTimeout{60};
+constexpr std::chrono::hours kDetachedOrphanTimeout{1};
+
 using Words = std::vector<std::string>;
 
 void add(Words& words, std::initializer_list<std::string> more) { words.insert(words.end(), more); }
@@ -27,19 +32,32 @@ void add(Words& words, std::initializer_list<std::string> more) { words.insert(w
 Words coordinator_words(const LocalClusterOptions& options,
                         const std::filesystem::path& model,
                         const std::filesystem::path& run_dir) {
-  Words words = {"--model",      model.string(),
-                 "--workers",    std::to_string(options.workers),
-                 "--replicas",   std::to_string(options.replicas),
-                 "--placement",  options.placement,
-                 "--admin-host", "127.0.0.1",
-                 "--admin-port", std::to_string(options.admin_port),
-                 "--dtype",      options.dtype,
-                 "--kernels",    options.kernels,
-                 "--run-dir",    run_dir.string()};
+  Words words = {"--model",
+                 model.string(),
+                 "--workers",
+                 std::to_string(options.workers),
+                 "--replicas",
+                 std::to_string(options.replicas),
+                 "--placement",
+                 options.placement,
+                 "--admin-host",
+                 "127.0.0.1",
+                 "--admin-port",
+                 std::to_string(options.admin_port),
+                 "--dtype",
+                 options.dtype,
+                 "--kernels",
+                 options.kernels,
+                 "--run-dir",
+                 run_dir.string(),
+                 "--worker-orphan-timeout-s",
+                 orphan_timeout_s(options)};
   if (options.fabric == "mpi") add(words, {"--fleet", "static"});
   if (options.capacity > 0) add(words, {"--capacity", std::to_string(options.capacity)});
   if (options.capacity_bytes > 0)
     add(words, {"--capacity-bytes", std::to_string(options.capacity_bytes)});
+  if (options.router_expert_bytes > 0)
+    add(words, {"--router-expert-bytes", std::to_string(options.router_expert_bytes)});
   if (options.move_headroom)
     add(words, {"--move-headroom", std::to_string(*options.move_headroom)});
   if (!options.expert_dtype.empty()) add(words, {"--expert-dtype", options.expert_dtype});
@@ -62,6 +80,11 @@ Error with_flag(Error error, const char* flag) {
 }
 
 }  // namespace
+
+std::string orphan_timeout_s(const LocalClusterOptions& options) {
+  return std::to_string(options.detach ? std::chrono::seconds(kDetachedOrphanTimeout).count()
+                                       : kOrphanTimeout.count());
+}
 
 Words router_words(const LocalClusterOptions& options,
                    const std::filesystem::path& model,
@@ -90,8 +113,11 @@ Words router_words(const LocalClusterOptions& options,
                  options.combine,
                  "--reply-timeout-ms",
                  std::to_string(options.reply_timeout_ms),
+                 "--orphan-timeout",
+                 orphan_timeout_s(options),
                  "--served-model-name",
                  info.model};
+  if (!options.expert_dtype.empty()) add(words, {"--expert-dtype", options.expert_dtype});
   if (!options.chat_template.empty())
     add(words, {"--chat-template", std::filesystem::absolute(options.chat_template).string()});
   if (!options.generation_config.empty())
@@ -139,6 +165,13 @@ void LocalCluster::stop() {
   for (Supervised& each : others_) each.end(kStopGrace);
   coordinator_.clear();
   others_.clear();
+}
+
+std::vector<pid_t> LocalCluster::child_pids() const {
+  std::vector<pid_t> pids;
+  for (const Supervised& each : coordinator_) pids.push_back(each.pid());
+  for (const Supervised& each : others_) pids.push_back(each.pid());
+  return pids;
 }
 
 Result<bool> LocalCluster::supervise(std::vector<std::string>& events) {
@@ -282,10 +315,15 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
   MOIETY_TRY(world_ ? launch_world(options, *info) : launch_routers(options, *info));
   MOIETY_TRY(wait_for(options.routers == 1 ? "the router" : "the routers",
                       [&] { return find_routers() && router_pids_.size() >= options.routers; }));
-  for (std::size_t i = 0; i < others_.size() && !world_; ++i) {
-    Words& words = others_[i].spec().arguments;
-    *(std::find(words.begin(), words.end(), "--port") + 1) =
-        api_urls_[i].substr(api_urls_[i].rfind(':') + 1);
+  // So are routers, at the ports that they got.
+  auto url = api_urls_.begin();
+  for (Supervised& each : others_) {
+    Words& words = each.spec().arguments;
+    for (std::size_t i = 0; i + 1 < words.size() && url != api_urls_.end(); ++i) {
+      if (words[i] != "--port") continue;
+      words[i + 1] = url->substr(url->rfind(':') + 1);
+      ++url;
+    }
   }
   return wait_for("the workers to load their experts", [&] {
     return std::all_of(api_urls_.begin(), api_urls_.end(), [](const std::string& url) {

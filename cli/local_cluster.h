@@ -25,6 +25,7 @@ struct LocalClusterOptions {
   std::uint64_t capacity_bytes = 0;  ///< 0: no limit in bytes
   std::optional<double> move_headroom;
   std::uint32_t replicas = 1;
+  std::uint64_t router_expert_bytes = 0;  ///< that each router holds itself
   std::string placement = "membership";
   std::vector<std::string> deployments;  ///< NAME=FILE[,on_missing=POLICY]
   bool full = true;
@@ -67,6 +68,8 @@ class LocalCluster {
   const std::filesystem::path& run_dir() const { return run_dir_; }
   pid_t coordinator_pid() const { return coordinator_.front().pid(); }
   std::vector<pid_t> router_pids() const { return router_pids_; }
+  /// The children of this process that it waits for.
+  std::vector<pid_t> child_pids() const;
 
   /// Whether it goes on: false once all have ended well (`moiety down`). Starts again what died;
   /// `events` gets a sentence for people about each death and start. An error: something died too
@@ -98,6 +101,9 @@ class LocalCluster {
   std::string admin_url_;
   std::filesystem::path run_dir_;
 };
+
+/// How long workers and routers go on without a coordinator, as a flag's value.
+std::string orphan_timeout_s(const LocalClusterOptions& options);
 
 /// The command line of a router, and of a worker that the coordinator does not start.
 std::vector<std::string> router_words(const LocalClusterOptions& options,

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <sstream>
 #include <string_view>
 #include <thread>
 
@@ -88,6 +89,37 @@ void end_process(pid_t pid, std::chrono::milliseconds grace) {
   ::kill(pid, SIGKILL);
   int status = 0;
   ::waitpid(pid, &status, 0);
+}
+
+namespace {
+
+/// Of this process's one thread.
+std::vector<pid_t> living_children() {
+  const auto text = read_file("/proc/thread-self/children");
+  std::vector<pid_t> children;
+  std::istringstream words(text ? *text : "");
+  for (pid_t pid = 0; words >> pid;) {
+    if (!poll_process(pid)) children.push_back(pid);
+  }
+  return children;
+}
+
+}  // namespace
+
+Inheritance::Inheritance() { ::prctl(PR_SET_CHILD_SUBREAPER, 1); }
+
+Inheritance::~Inheritance() {
+  constexpr std::chrono::seconds kGrace{5};
+  const std::vector<pid_t> left = living_children();
+  for (pid_t pid : left) ::kill(pid, SIGTERM);
+  for (pid_t pid : left) end_process(pid, kGrace);
+  ::prctl(PR_SET_CHILD_SUBREAPER, 0);
+}
+
+void Inheritance::reap(const std::vector<pid_t>& own) {
+  siginfo_t ended{};
+  if (::waitid(P_ALL, 0, &ended, WEXITED | WNOHANG | WNOWAIT) != 0 || ended.si_pid == 0) return;
+  if (std::find(own.begin(), own.end(), ended.si_pid) == own.end()) poll_process(ended.si_pid);
 }
 
 std::string describe_status(int status) {

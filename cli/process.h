@@ -38,6 +38,19 @@ bool wait_process(pid_t pid, std::chrono::milliseconds grace);
 /// already.
 void end_process(pid_t pid, std::chrono::milliseconds grace);
 
+/// While it lives, this process inherits the processes that its children leave behind (workers of a
+/// coordinator that was killed); its end ends those that are still there. One at a time, made
+/// before the children and destroyed after them.
+class Inheritance {
+ public:
+  Inheritance();
+  ~Inheritance();
+  Inheritance(const Inheritance&) = delete;
+  Inheritance& operator=(const Inheritance&) = delete;
+  /// Reaps one that ended. `own` are the children that others wait for.
+  static void reap(const std::vector<pid_t>& own);
+};
+
 /// "exit status 1" or "signal 9"
 std::string describe_status(int status);
 

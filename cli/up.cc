@@ -14,6 +14,7 @@
 
 #include "cli/admin_client.h"
 #include "cli/local_cluster.h"
+#include "cli/process.h"
 #include "common/file.h"
 
 namespace moiety::cli {
@@ -73,6 +74,7 @@ Result<void> supervise(LocalCluster& cluster, bool say_ending) {
     const auto goes_on = cluster.supervise(events);
     for (const std::string& event : events) std::cerr << "moiety: " << event << std::endl;
     events.clear();
+    Inheritance::reap(cluster.child_pids());
     if (!goes_on) return goes_on.error();  // the destructor ends the rest
     if (!*goes_on) return {};
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -101,6 +103,7 @@ int run_detached_supervisor(const UpFlags& flags, const Fd& report) {
     const std::string text = json::serialize(what);
     return ::write(report.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
   };
+  const Inheritance inheritance;
   auto cluster = LocalCluster::start(flags.cluster, !flags.json);
   Result<void> ready;
   if (!cluster) {
@@ -173,6 +176,7 @@ Result<void> run_detached(const UpFlags& flags) {
 
 Result<void> run_up(const UpFlags& flags) {
   if (flags.cluster.detach) return run_detached(flags);
+  const Inheritance inheritance;
   MOIETY_ASSIGN(LocalCluster cluster, LocalCluster::start(flags.cluster, !flags.json));
   MOIETY_TRY(print(describe(cluster, false), flags));
   return supervise(cluster, !flags.json);
@@ -217,6 +221,11 @@ void add_up(CLI::App& app, Chosen& chosen) {
   command
       ->add_option("--capacity-bytes", cluster.capacity_bytes,
                    "Bytes of experts that one worker may hold, e.g. 24GiB")
+      ->transform(CLI::AsSizeValue(false));
+  command
+      ->add_option("--router-expert-bytes", cluster.router_expert_bytes,
+                   "Bytes of experts that every router holds itself, e.g. 2GiB; workers hold the "
+                   "rest")
       ->transform(CLI::AsSizeValue(false));
   command
       ->add_option("--move-headroom", cluster.move_headroom,

@@ -39,10 +39,11 @@ struct Deployment {
 
 /// Which workers hold each routed expert, for one epoch. Immutable once published.
 /// `owners[l][e]` are the workers that hold expert e of layer l, ascending; empty when no
-/// deployment needs it (or the layer is dense).
+/// deployment needs it (or the layer is dense), or when routers hold it and no worker does.
 struct Placement {
   Epoch epoch;
   std::vector<std::vector<std::vector<WorkerId>>> owners;
+  std::vector<ExpertId> router_experts = {};  ///< that every router holds itself; ascending
   bool operator==(const Placement&) const = default;
 
   /// The experts of one worker in (layer, expert) order.

@@ -5,6 +5,7 @@
 
 #include "coordinator/state.h"
 #include "planner/moves.h"
+#include "planner/router_experts.h"
 
 namespace moiety::coordinator {
 
@@ -39,6 +40,10 @@ void forget_cold(Placement& placement, const std::vector<Deployment>& deployment
     for (std::size_t expert = 0; expert < kept.size(); ++expert) {
       if (!kept[expert]) placement.owners[layer][expert].clear();
     }
+    std::erase_if(placement.router_experts, [&](ExpertId id) {
+      return static_cast<std::size_t>(id.layer) == layer &&
+             !kept[static_cast<std::size_t>(id.expert)];
+    });
   }
 }
 
@@ -230,6 +235,8 @@ Result<void> ClusterState::plan() {
   options.capacity_per_layer = config_.capacity_per_layer;
   options.replicas = config_.replicas;
   options.load = config_.load;
+  options.router_experts =
+      planner::choose_router_experts(config_.model, change_->wanted, config_.router_expert_bytes);
   options.eplb_groups = config_.eplb_groups;
   options.eplb_nodes = config_.eplb_nodes;
   for (std::uint32_t index = 0; index < workers_.size(); ++index) {
@@ -250,6 +257,7 @@ Result<void> ClusterState::plan() {
   placement.epoch = {};
   change_->cost = planner::move_cost(config_.model, held, placement);
   if (!history_.empty() && placement.owners == current_.placement.owners &&
+      placement.router_experts == current_.placement.router_experts &&
       change_->wanted == current_.deployments) {
     note(LogLevel::kInfo, describe_change(change_->operation) + ": nothing has to move");
     begin_activating();
@@ -331,21 +339,20 @@ void ClusterState::begin_step() {
   dirty_ = durable_changed_ = true;
 }
 
-/// Whether the next step, planned a while ago, is still within everybody's limit.
+/// Whether the next step, planned a while ago, only adds to workers that may be used, within their
+/// limits. (One that is drained, or gone from a static fleet, is left step by step.)
 bool ClusterState::step_fits(const Placement& next) const {
-  const std::set<WorkerId> workers = next.workers();
-  if (!std::all_of(workers.begin(), workers.end(), [this](WorkerId id) { return usable(id); })) {
-    return false;
-  }
   const std::vector<Experts> needed = needed_experts();
-  return std::all_of(workers.begin(), workers.end(), [&](WorkerId id) {
-    const Experts added = next.experts_of(id);
+  const std::vector<Experts> placed = placed_experts(next);
+  for (std::uint32_t index = 0; index < workers_.size(); ++index) {
     Experts together;
-    std::set_union(needed[id.value].begin(), needed[id.value].end(), added.begin(), added.end(),
-                   std::back_inserter(together));
-    const std::uint64_t limit = limit_of(id);
-    return limit == 0 || bytes_of(together) <= limit || together.size() == needed[id.value].size();
-  });
+    std::set_union(needed[index].begin(), needed[index].end(), placed[index].begin(),
+                   placed[index].end(), std::back_inserter(together));
+    if (together.size() == needed[index].size()) continue;
+    const std::uint64_t limit = limit_of(WorkerId{index});
+    if (!usable(WorkerId{index}) || (limit != 0 && bytes_of(together) > limit)) return false;
+  }
+  return true;
 }
 
 /// Every router uses the step's epoch.
@@ -354,6 +361,14 @@ void ClusterState::activated() {
   if (!change_->rest.empty()) {
     change_->saved = current_;
     if (step_fits(change_->rest.front().placement)) return begin_step();
+    if (++change_->plans_dropped > kMaxPlansDropped) {
+      change_->failure =
+          fail(ErrorCode::kUnavailable,
+               fmt::format("workers came or went {} times while it was done; try again when they "
+                           "stay",
+                           change_->plans_dropped));
+      return;
+    }
     note(LogLevel::kInfo, "workers came or went meanwhile: planning the rest anew");
     change_->phase = Phase::kGathering;
     change_->deadline = now_ + config_.operation_timeout;
@@ -372,11 +387,12 @@ void ClusterState::roll_back(Error error) {
   change_.reset();
   dirty_ = true;
   const Operation& operation = failed.operation;
-  if (operation.worker && operation.worker->value < workers_.size()) {
+  if (operation.kind == Kind::kDrain && operation.worker->value < workers_.size()) {
     worker(*operation.worker).retired = failed.retired_before;
   }
   if (current_.deployments != failed.saved.deployments ||
-      current_.placement.owners != failed.saved.placement.owners) {
+      current_.placement.owners != failed.saved.placement.owners ||
+      current_.placement.router_experts != failed.saved.placement.router_experts) {
     current_ = failed.saved;
     publish({}, "back to what was before: " + error.message);
   }
@@ -386,6 +402,12 @@ void ClusterState::roll_back(Error error) {
       find_deployment(current_.deployments, operation.name) == current_.deployments.end()) {
     note(LogLevel::kWarning, fmt::format("{} is gone, but the rest could not be placed anew: {}",
                                          display_name(operation.name), error.message));
+    return finish(std::move(failed.operation), std::nullopt, &failed);
+  }
+  if (operation.kind == Kind::kUndrain && operation.worker->value < workers_.size()) {
+    note(LogLevel::kWarning,
+         fmt::format("worker {} may be used again, but nothing could be placed anew: {}",
+                     operation.worker->value, error.message));
     return finish(std::move(failed.operation), std::nullopt, &failed);
   }
   if (failed.num_steps > 0 || failed.phase == Phase::kDraining) {
@@ -459,6 +481,8 @@ std::optional<std::string> ClusterState::gather_pending() const {
 /// What the target lacks; nullopt when every worker of it is ready.
 std::optional<std::string> ClusterState::load_pending() const {
   for (WorkerId id : change_->target.placement.workers()) {
+    // Gone from a static fleet: on the way it is named for what nobody else has yet.
+    if (config_.static_fleet && !serves(id)) continue;
     if (holds(id, change_->target.placement.experts_of(id))) continue;
     const Worker& each = worker(id);
     const char* doing = each.process != Worker::Process::kRunning ? "to start"

@@ -92,7 +92,14 @@ void ClusterState::persist() {
 
 Result<void> ClusterState::check_restorable(const ClusterConfig& config,
                                             const DurableState& durable) {
-  const auto layers_fit = [&config](const Placement& placement) {
+  const auto is_there = [&config](ExpertId id) {
+    return id.layer >= 0 && id.expert >= 0 &&
+           static_cast<std::size_t>(id.layer) < config.model.layers.size() &&
+           id.expert < config.model.layers[static_cast<std::size_t>(id.layer)].num_routed;
+  };
+  const auto layers_fit = [&](const Placement& placement) {
+    const auto& here = placement.router_experts;
+    if (!std::all_of(here.begin(), here.end(), is_there)) return false;
     return std::equal(placement.owners.begin(), placement.owners.end(), config.model.layers.begin(),
                       config.model.layers.end(),
                       [](const auto& owners, const planner::ModelShape::Layer& layer) {

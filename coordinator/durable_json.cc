@@ -36,7 +36,16 @@ json::array encode(const Placement& placement) {
   return layers;
 }
 
-Placement decode_placement(const json::value& owners, Epoch epoch) {
+json::array encode(const std::vector<ExpertId>& experts) {
+  json::array all;
+  for (const ExpertId& id : experts) all.push_back(json::array{id.layer, id.expert});
+  return all;
+}
+
+/// The object's "owners" and "router_experts"; files from before there were the latter have none.
+Placement decode_placement(const json::value& object) {
+  const Epoch epoch{integer<std::uint64_t>(object.at("epoch"))};
+  const json::value& owners = object.at("owners");
   Placement placement;
   placement.epoch = epoch;
   for (const json::value& layer : owners.as_array()) {
@@ -45,6 +54,12 @@ Placement decode_placement(const json::value& owners, Epoch epoch) {
       auto& workers = experts.emplace_back();
       for (const json::value& id : ids.as_array())
         workers.push_back(WorkerId{integer<std::uint32_t>(id)});
+    }
+  }
+  if (const json::value* here = object.as_object().if_contains("router_experts")) {
+    for (const json::value& id : here->as_array()) {
+      placement.router_experts.push_back(
+          {integer<std::int32_t>(id.at(0)), integer<std::int32_t>(id.at(1))});
     }
   }
   return placement;
@@ -117,6 +132,7 @@ std::string view_to_json(const EpochView& view) {
   }
   return json::serialize(json::object{{"epoch", view.placement.epoch.value},
                                       {"owners", encode(view.placement)},
+                                      {"router_experts", encode(view.placement.router_experts)},
                                       {"workers", std::move(workers)},
                                       {"deployments", encode(view.deployments)}});
 }
@@ -124,8 +140,7 @@ std::string view_to_json(const EpochView& view) {
 Result<EpochView> view_from_json(std::string_view text) {
   return decode(text, [](const json::value& value) {
     EpochView view;
-    view.placement =
-        decode_placement(value.at("owners"), Epoch{integer<std::uint64_t>(value.at("epoch"))});
+    view.placement = decode_placement(value);
     for (const json::value& each : value.at("workers").as_array()) {
       view.workers.push_back({WorkerId{integer<std::uint32_t>(each.at("id"))},
                               integer<std::uint64_t>(each.at("incarnation")),
@@ -137,14 +152,13 @@ Result<EpochView> view_from_json(std::string_view text) {
 }
 
 std::string placement_to_json(const Placement& placement) {
-  return json::serialize(
-      json::object{{"epoch", placement.epoch.value}, {"owners", encode(placement)}});
+  return json::serialize(json::object{{"epoch", placement.epoch.value},
+                                      {"owners", encode(placement)},
+                                      {"router_experts", encode(placement.router_experts)}});
 }
 
 Result<Placement> placement_from_json(std::string_view text) {
-  return decode(text, [](const json::value& value) {
-    return decode_placement(value.at("owners"), Epoch{integer<std::uint64_t>(value.at("epoch"))});
-  });
+  return decode(text, [](const json::value& value) { return decode_placement(value); });
 }
 
 std::string deployments_to_json(const std::vector<Deployment>& deployments) {

@@ -94,6 +94,11 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
                  "Workers that hold each expert, as far as there is room")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
+  app.add_option("--router-expert-bytes", options.router_expert_bytes,
+                 "Bytes of experts that every router holds itself, e.g. 2GiB: those that the most "
+                 "deployments keep, equally of all layers; workers hold the rest")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
   app.add_option("--fleet", fleet,
                  "local: starts and stops the workers, on this machine. static: somebody else "
                  "starts them, anywhere (mpirun included)")
@@ -164,10 +169,11 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
                "Leave a lost worker away until the next deploy or undeploy");
   app.add_option("--worker-binary", options.worker_binary,
                  "Program of a worker; moiety-worker beside this one unless given");
-  app.add_option("--worker-orphan-timeout-s", options.worker_orphan_timeout_s,
-                 "How long local workers go on without a coordinator; 0 = for ever")
-      ->check(CLI::Range(0, 86400 * 30))
-      ->capture_default_str();
+  app.add_option(
+         "--worker-orphan-timeout-s", options.worker_orphan_timeout_s,
+         "Seconds that local workers go on without a coordinator; 0 = for ever, the default "
+         "with a state file, by which the next coordinator takes them over; 60 without")
+      ->check(CLI::Range(0, 86400 * 30));
   app.add_option("--run-dir", options.run_dir,
                  "Folder for coordinator.json (addresses, token), state and logs");
   app.add_option("--state", options.state,

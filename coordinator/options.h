@@ -36,6 +36,7 @@ struct Options {
   /// enough for the others to stand in for one lost worker, since nobody can start it again.
   std::optional<double> move_headroom;
   std::int32_t replicas = 1;
+  std::uint64_t router_expert_bytes = 0;  ///< of experts that each router holds itself
   std::int32_t eplb_groups = 1;
   std::int32_t eplb_nodes = 1;
   planner::PlacementPolicy placement = planner::PlacementPolicy::kMembership;
@@ -54,9 +55,11 @@ struct Options {
   std::string kernels = "auto";
   std::uint32_t threads_per_worker = 0;  ///< 0: cores / workers, at least 1
   bool restart_workers = true;
-  std::filesystem::path worker_binary;         ///< empty: moiety-worker beside this program
-  std::uint32_t worker_orphan_timeout_s = 60;  ///< local workers without a coordinator; 0: for ever
-  std::filesystem::path run_dir;               ///< empty: write no coordinator.json
+  std::filesystem::path worker_binary;  ///< empty: moiety-worker beside this program
+  /// How long local workers go on without a coordinator; 0: for ever. Absent: for ever where a
+  /// state file lets the next coordinator take them over, else a minute.
+  std::optional<std::uint32_t> worker_orphan_timeout_s;
+  std::filesystem::path run_dir;  ///< empty: write no coordinator.json
   std::filesystem::path state;  ///< empty: RUN_DIR/state.sqlite; without a run dir nothing is kept
   std::filesystem::path log_dir;     ///< empty: run_dir, or our own stderr without one
   std::filesystem::path token_file;  ///< empty: MOIETY_TOKEN, or a random one

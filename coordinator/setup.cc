@@ -148,6 +148,7 @@ Result<Setup> prepare(const Options& options) {
   cluster.max_workers = options.workers;
   cluster.static_fleet = options.fleet == FleetKind::kStatic;
   cluster.replicas = options.replicas;
+  cluster.router_expert_bytes = options.router_expert_bytes;
   cluster.capacity_bytes = options.capacity_bytes;
   cluster.move_headroom = default_headroom(options);
   cluster.eplb_groups = options.eplb_groups;
@@ -192,6 +193,8 @@ LocalFleet::Options local_workers(const Options& options,
                                   const Setup& setup,
                                   std::string control_address) {
   LocalFleet::Options fleet;
+  const bool kept = !options.state.empty() || !options.run_dir.empty();
+  const std::uint32_t orphan_timeout_s = options.worker_orphan_timeout_s.value_or(kept ? 0 : 60);
   const std::vector<std::string> fixed = {setup.worker_binary,
                                           "--coordinator",
                                           std::move(control_address),
@@ -206,7 +209,7 @@ LocalFleet::Options local_workers(const Options& options,
                                           "--kernels",
                                           options.kernels,
                                           "--orphan-timeout",
-                                          std::to_string(options.worker_orphan_timeout_s)};
+                                          std::to_string(orphan_timeout_s)};
   fleet.command = [fixed](WorkerId worker, std::uint64_t incarnation) {
     std::vector<std::string> command = fixed;
     command.insert(command.end(), {"--id", std::to_string(worker.value), "--incarnation",

@@ -254,6 +254,8 @@ void ClusterState::on(const ShutdownRequest& event) {
   if (change_) {
     Change change = std::move(*change_);
     change_.reset();
+    if (change.operation.kind == Kind::kDrain && change.operation.worker->value < workers_.size())
+      worker(*change.operation.worker).retired = change.retired_before;
     finish(std::move(change.operation), error, &change);
   }
   while (!queue_.empty()) {

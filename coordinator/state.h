@@ -36,6 +36,8 @@ struct ClusterConfig {
   std::int32_t eplb_groups = 1;           ///< as in PlaceOptions
   std::int32_t eplb_nodes = 1;
   planner::PlacementPolicy policy = planner::PlacementPolicy::kMembership;
+  /// Of experts that each router holds itself. In effect from the next change on.
+  std::uint64_t router_expert_bytes = 0;
   bool restart_workers = true;
   std::uint64_t first_incarnation = 1;        ///< above all that an earlier coordinator used
   std::chrono::milliseconds lease_ttl{3000};  ///< heartbeats every third of it
@@ -103,6 +105,8 @@ class ClusterState {
 
  private:
   using Experts = std::vector<ExpertId>;  // ascending
+  /// A change gives up when it had to be planned anew this often.
+  static constexpr int kMaxPlansDropped = 8;
 
   struct Worker {
     enum class Process : std::uint8_t { kNone, kRunning, kStopping, kKilled };
@@ -173,10 +177,11 @@ class ClusterState {
     Generation target;               // of this step, from kLoading on
     std::deque<Generation> rest;     // the steps after it
     std::size_t num_steps = 0;
-    bool retired_before = false;  // drain, undrain: to return to
+    bool retired_before = false;  // drain: to return to
     Epoch epoch;  // kLoading: reserved; kDraining, kActivating: what routers must confirm
     planner::MoveCost cost;
     std::string plan_error;        // of the last attempt to plan
+    int plans_dropped = 0;         // because workers came or went
     std::optional<Error> failure;  // set where it happens, acted upon in advance_change()
   };
 

@@ -194,6 +194,11 @@ std::vector<GroupStatus> ClusterState::describe_groups() const {
       for (std::int32_t expert : group.experts) {
         const auto& owners = current_.placement.owners[layer][static_cast<std::size_t>(expert)];
         status.copies += owners.size();
+        const auto& here = current_.placement.router_experts;
+        status.on_routers += std::binary_search(here.begin(), here.end(),
+                                                ExpertId{static_cast<std::int32_t>(layer), expert})
+                                 ? 1
+                                 : 0;
         if (total_load > 0)
           status.load += config_.load[layer][static_cast<std::size_t>(expert)] / total_load;
         workers[group.members].insert(owners.begin(), owners.end());
@@ -240,6 +245,8 @@ ClusterStatus ClusterState::status(Clock::time_point now) const {
   status.static_fleet = config_.static_fleet;
   status.move_headroom = config_.move_headroom;
   status.replicas = config_.replicas;
+  status.router_expert_bytes = config_.router_expert_bytes;
+  status.router_experts = current_.placement.router_experts.size();
   if (published() != nullptr) status.epoch = published()->placement.epoch;
 
   const std::set<WorkerId> placed = current_.placement.workers();

@@ -98,8 +98,9 @@ struct GroupStatus {
   std::vector<std::string> members;  ///< served names; empty = cold
   std::uint64_t experts = 0;
   std::uint64_t bytes = 0;
-  std::uint64_t copies = 0;  ///< on workers, as placed
-  double load = 0;           ///< share of the given load; 0 when none was given
+  std::uint64_t copies = 0;      ///< on workers, as placed
+  std::uint64_t on_routers = 0;  ///< of `experts`, those that routers hold themselves
+  double load = 0;               ///< share of the given load; 0 when none was given
   std::vector<WorkerId> workers;
 };
 
@@ -123,9 +124,11 @@ struct ClusterStatus {
   bool static_fleet = false;
   double move_headroom = 0;
   std::int32_t replicas = 1;
-  std::uint64_t replicas_missing = 0;  ///< copies that there is no room or no worker for now
-  std::uint64_t experts_missing = 0;   ///< needed, and on no worker that serves
-  std::vector<EpochStatus> epochs;     ///< in use, oldest first; the last is published
+  std::uint64_t router_expert_bytes = 0;  ///< as configured, for each router
+  std::uint64_t router_experts = 0;       ///< that every router holds, as placed
+  std::uint64_t replicas_missing = 0;     ///< copies that there is no room or no worker for now
+  std::uint64_t experts_missing = 0;      ///< needed, and on no worker that serves
+  std::vector<EpochStatus> epochs;        ///< in use, oldest first; the last is published
   std::vector<WorkerStatus> workers;
   std::vector<DeploymentStatus> deployments;
   std::vector<RouterStatus> routers;

@@ -137,6 +137,8 @@ std::string status_json(const ClusterStatus& status,
                       {"static_fleet", status.static_fleet},
                       {"move_headroom", status.move_headroom},
                       {"replicas", status.replicas},
+                      {"router_expert_bytes", status.router_expert_bytes},
+                      {"router_experts", status.router_experts},
                       {"replicas_missing", status.replicas_missing},
                       {"experts_missing", status.experts_missing}};
   json::array epochs;
@@ -162,6 +164,8 @@ std::string status_json(const ClusterStatus& status,
                        {"running", each.stats.running},
                        {"waiting", each.stats.waiting},
                        {"parked", each.stats.parked},
+                       {"experts_resident", each.stats.experts_resident},
+                       {"bytes_resident", each.stats.bytes_resident},
                        {"requests_total", each.stats.requests_total},
                        {"prompt_tokens_total", each.stats.prompt_tokens_total},
                        {"generation_tokens_total", each.stats.generation_tokens_total}});
@@ -173,6 +177,7 @@ std::string status_json(const ClusterStatus& status,
                       {"experts", each.experts},
                       {"bytes", each.bytes},
                       {"copies", each.copies},
+                      {"on_routers", each.on_routers},
                       {"load", each.load},
                       {"workers", ids(each.workers)}});
   }
@@ -227,7 +232,7 @@ std::string operations_json(const ClusterStatus& status) {
 }
 
 std::string placement_json(const EpochView* view) {
-  if (view == nullptr) return R"({"epoch":null,"workers":[],"layers":[]})";
+  if (view == nullptr) return R"({"epoch":null,"workers":[],"layers":[],"router_experts":[]})";
   json::array workers;
   for (const WorkerEndpoint& each : view->workers) {
     workers.push_back({{"id", each.id.value},
@@ -240,9 +245,13 @@ std::string placement_json(const EpochView* view) {
     for (const auto& owners : layer) experts.push_back(ids(owners));
     layers.push_back(std::move(experts));
   }
+  json::array on_routers(view->placement.owners.size(), json::array{});
+  for (const ExpertId& id : view->placement.router_experts)
+    on_routers[static_cast<std::size_t>(id.layer)].as_array().push_back(id.expert);
   return json::serialize(json::object{{"epoch", view->placement.epoch.value},
                                       {"workers", std::move(workers)},
-                                      {"layers", std::move(layers)}});
+                                      {"layers", std::move(layers)},
+                                      {"router_experts", std::move(on_routers)}});
 }
 
 std::string decisions_json(const std::deque<Decision>& decisions, std::uint64_t after) {

@@ -125,8 +125,8 @@ void ClusterState::supervise_workers() {
 void ClusterState::supervise(WorkerId id, const Experts& needed) {
   Worker& each = worker(id);
   if (needed.empty()) {
+    each.lost = each.parked = false;
     if (each.process != Worker::Process::kRunning) {
-      each.lost = each.parked = false;
       each.failures = 0;
       each.backoff = {};
       each.restart_at = {};
@@ -285,6 +285,13 @@ void ClusterState::lose_for_change(WorkerId id, const std::string& why) {
   const Worker& lost = worker(id);
   if (config_.static_fleet) {
     // It may not come back: the same change over those that are left.
+    if (++change_->plans_dropped > kMaxPlansDropped) {
+      change_->failure = fail(ErrorCode::kWorkerLost,
+                              fmt::format("workers were lost {} times while it was done, at last "
+                                          "worker {}: {}",
+                                          change_->plans_dropped, id.value, why));
+      return;
+    }
     note(LogLevel::kWarning, fmt::format("planning anew without worker {}", id.value));
     change_->phase = Phase::kGathering;
   } else if (lost.parked) {

@@ -1,6 +1,7 @@
 #include "planner/moves.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -26,6 +27,9 @@ class Mover {
         const Placement& to,
         const std::map<WorkerId, std::uint64_t>& limit_bytes)
       : to_(to) {
+    std::set_union(from.router_experts.begin(), from.router_experts.end(),
+                   to.router_experts.begin(), to.router_experts.end(),
+                   std::back_inserter(router_experts_));
     for (std::size_t layer = 0; layer < to.owners.size(); ++layer) {
       for (std::size_t expert = 0; expert < to.owners[layer].size(); ++expert) {
         Expert each;
@@ -235,7 +239,8 @@ class Mover {
   }
 
   Placement placement() const {
-    Placement placement{.epoch = to_.epoch, .owners = to_.owners};
+    Placement placement{
+        .epoch = to_.epoch, .owners = to_.owners, .router_experts = router_experts_};
     for (const Expert& each : experts_) placement.owners[each.layer][each.expert] = each.now;
     return placement;
   }
@@ -264,6 +269,7 @@ class Mover {
   }
 
   const Placement& to_;
+  std::vector<ExpertId> router_experts_;  // until the last step
   std::vector<Expert> experts_;
   std::map<WorkerId, WorkerBytes> workers_;
 };

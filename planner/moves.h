@@ -28,6 +28,8 @@ namespace moiety::planner {
 ///
 /// One step if it fits at once; `to` alone if nothing moves. kResourceExhausted: no order was
 /// found; names the worker and the bytes that it lacks.
+///
+/// Until the last step routers hold what they hold in `from` or in `to`.
 Result<std::vector<Placement>> split_move(const ModelShape& model,
                                           const Placement& from,
                                           const Placement& to,

@@ -197,12 +197,15 @@ Result<Placement> place_experts(const ModelShape& model,
             options.load[layer].size() == static_cast<std::size_t>(model.layers[layer].num_routed),
         "the load is of another checkpoint");
   }
-  const Membership membership = membership_of(model, deployments);
+  Membership membership = membership_of(model, deployments);
+  for (const ExpertId id : options.router_experts)
+    membership.at(static_cast<std::size_t>(id.layer)).at(static_cast<std::size_t>(id.expert)) = 0;
 
   if (options.policy == PlacementPolicy::kMembership) {
     MOIETY_ASSIGN(Placement placement, place_one_copy(model, membership, options, current));
     if (options.replicas > 1)
       add_replicas(model, deployments, membership, options, current, placement);
+    placement.router_experts = options.router_experts;
     return placement;
   }
   MOIETY_TRY(check_room(membership, options));
@@ -211,6 +214,7 @@ Result<Placement> place_experts(const ModelShape& model,
   MOIETY_ASSIGN(Placement placement, by_rule ? place_by_rule(model, membership, options)
                                              : place_by_eplb(model, membership, options));
   placement.epoch = current.epoch;
+  placement.router_experts = options.router_experts;
   return placement;
 }
 
@@ -245,6 +249,7 @@ std::uint64_t missing_replicas(const std::vector<Deployment>& deployments,
         needed.insert({static_cast<std::int32_t>(layer), expert});
     }
   }
+  for (const ExpertId id : placement.router_experts) needed.erase(id);
   std::uint64_t missing = 0;
   for (ExpertId id : needed) {
     const std::size_t owners =

@@ -48,6 +48,8 @@ struct PlaceOptions {
   std::int32_t replicas = 1;
   /// [layer][expert] estimated share or count of tokens; empty: all equal.
   std::vector<std::vector<double>> load = {};
+  /// Experts that routers hold themselves, ascending: no worker gets them.
+  std::vector<ExpertId> router_experts = {};
   /// kEplbHierarchical: contiguous equal groups of expert ids; contiguous equal shares of
   /// `workers`.
   std::int32_t eplb_groups = 1;
@@ -84,7 +86,8 @@ MoveCost move_cost(const ModelShape& model, const Placement& from, const Placeme
 /// Bytes of the experts that a placement puts on a worker.
 std::uint64_t bytes_on(const ModelShape& model, const Placement& placement, WorkerId worker);
 
-/// How many copies of needed experts `placement` has less than `replicas` of each.
+/// How many copies of needed experts `placement` has less than `replicas` of each; those that
+/// routers hold need none.
 std::uint64_t missing_replicas(const std::vector<Deployment>& deployments,
                                const Placement& placement,
                                std::int32_t replicas);

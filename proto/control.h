@@ -130,6 +130,8 @@ struct RouterStats {
   std::uint64_t requests_total = 0;
   std::uint64_t prompt_tokens_total = 0;
   std::uint64_t generation_tokens_total = 0;
+  std::uint64_t experts_resident = 0;  ///< that it holds itself, now
+  std::uint64_t bytes_resident = 0;    ///< of those
   bool operator==(const RouterStats&) const = default;
 };
 

@@ -99,6 +99,7 @@ void put(const PublishEpoch& publish, wire::Control& control) {
       for (WorkerId owner : owners) layer_out.add_owners(owner.value);
     }
   }
+  put(view.placement.router_experts, *out.mutable_router_experts());
   for (const WorkerEndpoint& worker : view.workers) {
     wire::WorkerEndpoint& worker_out = *out.add_workers();
     worker_out.set_id(worker.id.value);
@@ -139,6 +140,8 @@ void put(const RouterHeartbeat& heartbeat, wire::Control& control) {
   out.set_requests_total(stats.requests_total);
   out.set_prompt_tokens_total(stats.prompt_tokens_total);
   out.set_generation_tokens_total(stats.generation_tokens_total);
+  out.set_experts_resident(stats.experts_resident);
+  out.set_bytes_resident(stats.bytes_resident);
 }
 
 void put(const WorkerSuspect& suspect, wire::Control& control) {
@@ -263,6 +266,7 @@ Result<Placement> get_placement(const wire::PublishEpoch& in) {
 Result<ControlMessage> get(const wire::PublishEpoch& in) {
   PublishEpoch publish;
   MOIETY_ASSIGN(publish.view.placement, get_placement(in));
+  publish.view.placement.router_experts = get(in.router_experts());
   for (const wire::WorkerEndpoint& worker : in.workers()) {
     publish.view.workers.push_back(
         {WorkerId{worker.id()}, worker.incarnation(), worker.lane_address()});
@@ -304,6 +308,8 @@ Result<ControlMessage> get(const wire::RouterHeartbeat& in) {
   stats.requests_total = in.requests_total();
   stats.prompt_tokens_total = in.prompt_tokens_total();
   stats.generation_tokens_total = in.generation_tokens_total();
+  stats.experts_resident = in.experts_resident();
+  stats.bytes_resident = in.bytes_resident();
   return ControlMessage(std::move(heartbeat));
 }
 

@@ -56,7 +56,17 @@ Result<void> check_placement(const Placement& placement) {
       MOIETY_TRY(check_ascending("placement owners", owners));
     }
   }
-  return check_size("placement experts", num_experts, kMaxExperts);
+  MOIETY_TRY(check_size("placement experts", num_experts, kMaxExperts));
+  MOIETY_TRY(check_experts("router_experts", placement.router_experts));
+  for (const ExpertId& id : placement.router_experts) {
+    const auto layer = static_cast<std::size_t>(id.layer);
+    if (layer >= placement.owners.size() ||
+        static_cast<std::size_t>(id.expert) >= placement.owners[layer].size()) {
+      return invalid(fmt::format("router_experts: the placement has no expert {} of layer {}",
+                                 id.expert, id.layer));
+    }
+  }
+  return {};
 }
 
 /// Every kept expert must exist in the placement (unless that has no layers yet).

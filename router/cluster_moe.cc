@@ -31,7 +31,10 @@ ClusterMoe::ClusterMoe(std::unique_ptr<fabric::RouterLane> lane,
                        SuspectCallback on_suspect)
     : lane_(std::move(lane)),
       options_(options),
-      fleet_(options.connect_timeout, options.reply, std::move(on_suspect)) {}
+      fleet_(options.connect_timeout, options.reply, std::move(on_suspect)) {
+  if (options.local)
+    local_ = std::make_unique<LocalExperts>(*options.local, [this] { interrupt(); });
+}
 
 ClusterMoe::~ClusterMoe() = default;
 
@@ -53,11 +56,30 @@ BackendStats ClusterMoe::stats() const {
   return stats;
 }
 
-void ClusterMoe::apply(const EpochView& view) { fleet_.apply(*lane_, view); }
+void ClusterMoe::apply(const EpochView& view) {
+  fleet_.apply(*lane_, view);
+  const std::vector<ExpertId>& here = view.placement.router_experts;
+  if (local_ == nullptr) {
+    if (!here.empty())
+      log_error("epoch {} wants routers to hold {} experts; this one cannot, so they are missing",
+                view.placement.epoch.value, here.size());
+    return;
+  }
+  if (here.empty() && !local_->loading()) return;
+  local_->load(here);
+  fleet_.await_local();
+}
 
 std::optional<std::vector<WorkerId>> ClusterMoe::applied() {
   if (lane_ == nullptr) return std::nullopt;
-  return fleet_.applied(*lane_);
+  if (local_ == nullptr) return fleet_.applied(*lane_);
+  if (local_->take_loaded()) fleet_.set_local(local_->resident());
+  auto lost = fleet_.applied(*lane_);
+  if (lost && local_->resident_experts() > fleet_.placed_here().size()) {
+    local_->keep_only(fleet_.placed_here());
+    fleet_.set_local(local_->resident());
+  }
+  return lost;
 }
 
 void ClusterMoe::announce(const EpochView& view) {
@@ -134,7 +156,9 @@ void ClusterMoe::row_missing(Flight& flight, std::size_t row, std::int32_t exper
            "expert " + std::to_string(expert) + " of layer " + std::to_string(layer) +
                (placed ? " was on worker " + std::to_string(placed->value) +
                              ", which is lost; try again when it is back"
-                       : " is on no worker of epoch " + std::to_string(fleet_.epoch().value)));
+                : fleet_.placed_here(layer, expert)
+                    ? " is to be held by this router itself, which could not read it (see its log)"
+                    : " is on no worker of epoch " + std::to_string(fleet_.epoch().value)));
 }
 
 /// Chooses a worker for every slot (ascending). Rows that need an expert out of reach fail, and
@@ -185,7 +209,28 @@ void ClusterMoe::fill(Flight& flight, Part& part, std::uint32_t slot) {
   part.slots.push_back(slot);
 }
 
-/// Sends the pairs of these slots (ascending) to workers that are connected.
+ClusterMoe::Part& ClusterMoe::add_part(Flight& flight, WorkerId worker, std::uint32_t round) {
+  Part& part = flight.parts.emplace_back();
+  part.worker = worker;
+  part.dispatch.combine = options_.combine;
+  part.dispatch.dtype = options_.dtype;
+  part.dispatch.hidden_size = flight.input.hidden_size;
+  part.header.kind = fabric::Kind::kDispatch;
+  part.header.epoch = fleet_.epoch().value;
+  part.header.step = step_;
+  part.header.attempt = round;
+  part.header.layer = static_cast<std::uint32_t>(flight.input.layer);
+  part.header.sender = options_.router_id;
+  if (worker == kThisRouter) {
+    part.state = Part::State::kLocal;
+  } else {
+    part.header.incarnation = fleet_.workers().at(worker).incarnation;
+  }
+  return part;
+}
+
+/// Sends the pairs of these slots (ascending) to workers that are connected; those of experts that
+/// are here are only noted.
 void ClusterMoe::dispatch(Flight& flight, std::span<const std::uint32_t> slots, bool again) {
   const MoeLayerInput& input = flight.input;
   std::vector<std::uint32_t> kept;
@@ -195,25 +240,20 @@ void ClusterMoe::dispatch(Flight& flight, std::span<const std::uint32_t> slots, 
   for (const WorkerId worker : chosen) parts[worker] = nullptr;
   if (rounds_.size() <= size(input.layer)) rounds_.resize(size(input.layer) + 1, 0);
   const std::uint32_t round = rounds_[size(input.layer)]++;
+  if (const auto here = parts.find(kThisRouter); here != parts.end())
+    here->second = &add_part(flight, kThisRouter, round);
   for (auto& [worker, part] : parts) {
-    part = &flight.parts.emplace_back();
-    part->worker = worker;
-    part->dispatch.combine = options_.combine;
-    part->dispatch.dtype = options_.dtype;
-    part->dispatch.hidden_size = input.hidden_size;
-    part->header.kind = fabric::Kind::kDispatch;
-    part->header.epoch = fleet_.epoch().value;
-    part->header.step = step_;
-    part->header.attempt = round;
-    part->header.layer = static_cast<std::uint32_t>(input.layer);
-    part->header.sender = options_.router_id;
-    part->header.incarnation = fleet_.workers().at(worker).incarnation;
+    if (part == nullptr) part = &add_part(flight, worker, round);
   }
   for (std::size_t i = 0; i < kept.size(); ++i) fill(flight, *parts[chosen[i]], kept[i]);
   std::vector<WorkerId> gone;
   for (auto& [worker, part] : parts) {
     PairList& pairs = part->dispatch.pairs;
     pairs.row_offsets.push_back(static_cast<std::uint32_t>(pairs.num_pairs()));
+    if (part->state == Part::State::kLocal) {
+      stats_.local_pairs += pairs.num_pairs();
+      continue;
+    }
     part->sent_at = Clock::now();
     part->overdue = part->sent_at + fleet_.allowed(worker, part->rows.size());
     ++flight.num_open;
@@ -355,6 +395,22 @@ void ClusterMoe::give_up_silent(Flight& flight, Clock::time_point now) {
   for (const auto& [worker, why] : silent) lose(worker, Fleet::Loss::kSilent, why);
 }
 
+/// What this router computes itself, while the others do their part.
+void ClusterMoe::run_local(Flight& flight) {
+  for (Part& part : flight.parts) {
+    if (part.state != Part::State::kLocal) continue;
+    const std::size_t rows =
+        options_.combine == CombineMode::kPerExpert ? part.slots.size() : part.rows.size();
+    part.reply.resize(rows * size(flight.input.hidden_size));
+    part.state = Part::State::kDone;
+    if (auto done = local_->run(flight.input.layer, part.dispatch, part.reply); !done) {
+      failure_ = done.error();
+      part.state = Part::State::kDead;
+      for (const std::uint32_t row : part.rows) flight.row_failed[row] = kRowRefused;
+    }
+  }
+}
+
 void ClusterMoe::await(Flight& flight) {
   if (flight.num_open == 0) return;
   const Clock::time_point began = Clock::now();
@@ -420,6 +476,7 @@ void ClusterMoe::count_wait(const Flight& flight) {
 void ClusterMoe::finish(std::span<float> y, std::span<std::uint8_t> failed) {
   MOIETY_CHECK(!flights_.empty(), "no layer was begun");
   Flight& flight = flights_.front();
+  run_local(flight);
   await(flight);
   count_wait(flight);
   const std::size_t hidden = size(flight.input.hidden_size);

@@ -13,6 +13,7 @@
 #include "experts/exchange.h"
 #include "fabric/lane.h"
 #include "router/fleet.h"
+#include "router/local_experts.h"
 #include "router/step_backend.h"
 
 namespace moiety {
@@ -23,6 +24,8 @@ struct ClusterMoeOptions {
   DType dtype = DType::kBF16;  ///< how rows travel: the model's GEMM input type
   ReplyLimits reply;
   std::chrono::milliseconds connect_timeout{2000};
+  /// Without it, experts that an epoch wants routers to hold are missing here.
+  std::optional<LocalExpertOptions> local;
 };
 
 /// Dispatches each token once to every worker that holds one of its experts, and combines what
@@ -32,6 +35,9 @@ struct ClusterMoeOptions {
 /// hears nothing. A worker that is lost or silent inside a layer is dropped and reported through
 /// `on_suspect`, and what it owed is asked from other owners of the same experts, within the layer.
 /// Rows for which there is none fail with kRowMissing; all others are right.
+///
+/// Experts that the epoch wants routers to hold are read before the switch to it is over, and
+/// computed here while the messages travel.
 ///
 /// A reply counts as overdue by the time that the step loop spent waiting for it (ReplyTimes), not
 /// by the time since it was asked for; and when this process itself did not run for a while, that
@@ -59,13 +65,15 @@ class ClusterMoe final : public StepBackend {
   Error failure() const override { return failure_; }
   void idle_wait(Deadline deadline) override;
   void interrupt() override;
+  /// Null where it holds no experts itself. Its resident_*() may be called on any thread.
+  const LocalExperts* local() const { return local_.get(); }
 
   BackendStats stats() const override;
 
  private:
-  /// One message to one worker, and its reply.
+  /// One message to one worker, and its reply; or what this router computes itself.
   struct Part {
-    enum class State : std::uint8_t { kOpen, kDone, kDead };
+    enum class State : std::uint8_t { kOpen, kLocal, kDone, kDead };
     WorkerId worker;
     Dispatch dispatch;
     std::vector<std::uint32_t> rows;   // its rows' numbers in the flight
@@ -79,7 +87,7 @@ class ClusterMoe final : public StepBackend {
   /// A layer that was begun and not finished.
   struct Flight {
     MoeLayerInput input;
-    std::deque<Part> parts;                // in order of workers, then what was sent again
+    std::deque<Part> parts;  // this router's, then in order of workers, then what was sent again
     std::vector<std::uint8_t> row_failed;  // a RowFailure
     Clock::time_point sent_at;
     Clock::time_point last_reply;
@@ -98,6 +106,8 @@ class ClusterMoe final : public StepBackend {
               std::span<const std::uint32_t> slots,
               std::vector<std::uint32_t>& kept,
               std::vector<WorkerId>& chosen);
+  Part& add_part(Flight& flight, WorkerId worker, std::uint32_t round);
+  void run_local(Flight& flight);
   void fill(Flight& flight, Part& part, std::uint32_t slot);
   void row_missing(Flight& flight, std::size_t row, std::int32_t expert);
   void await(Flight& flight);
@@ -126,6 +136,8 @@ class ClusterMoe final : public StepBackend {
   std::condition_variable attached_;
   bool interrupted_before_lane_ = false;  // guarded by mutex_
   std::optional<News> news_;              // guarded by mutex_
+
+  std::unique_ptr<LocalExperts> local_;  // its thread calls interrupt()
 };
 
 }  // namespace moiety

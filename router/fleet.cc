@@ -49,6 +49,7 @@ void Fleet::connect(fabric::RouterLane& lane, WorkerId id, Worker& worker) {
 void Fleet::apply(fabric::RouterLane& lane, const EpochView& view) {
   target_ = view.placement;
   switching_ = true;
+  local_awaited_ = false;
   switch_until_ = Clock::now() + connect_timeout_;
   const std::set<WorkerId> placed = target_.workers();
   missing_ = placed;
@@ -83,7 +84,7 @@ void Fleet::apply(fabric::RouterLane& lane, const EpochView& view) {
 }
 
 std::optional<std::vector<WorkerId>> Fleet::applied(fabric::RouterLane& lane) {
-  if (!switching_) return std::nullopt;
+  if (!switching_ || local_awaited_) return std::nullopt;
   const bool all_known = std::none_of(workers_.begin(), workers_.end(), [](const auto& entry) {
     return entry.second.awaited && entry.second.state == Worker::State::kConnecting;
   });
@@ -105,6 +106,12 @@ std::optional<std::vector<WorkerId>> Fleet::applied(fabric::RouterLane& lane) {
   base_ = target_;
   rebuild_routes();
   return lost;
+}
+
+void Fleet::set_local(std::vector<ExpertId> experts) {
+  local_ = {experts.begin(), experts.end()};
+  local_awaited_ = false;
+  rebuild_routes();
 }
 
 void Fleet::on_connected(WorkerId id) {
@@ -159,7 +166,7 @@ void Fleet::retry(fabric::RouterLane& lane) {
 }
 
 Deadline Fleet::next_timer() const {
-  Deadline next = switching_ ? switch_until_ : Deadline::max();
+  Deadline next = switching_ && !local_awaited_ ? switch_until_ : Deadline::max();
   for (const auto& [id, worker] : workers_) {
     if (worker.state == Worker::State::kDown && !worker.retiring)
       next = std::min(next, worker.retry);
@@ -185,6 +192,8 @@ void Fleet::rebuild_routes() {
     routes_[layer].resize(experts);
     for (std::size_t expert = 0; expert < experts; ++expert) {
       std::vector<WorkerId>& route = routes_[layer][expert];
+      if (local_.contains({static_cast<std::int32_t>(layer), static_cast<std::int32_t>(expert)}))
+        route.push_back(kThisRouter);
       for (const Placement* placement : {&target_, &base_}) {
         if (!route.empty()) break;
         for (const WorkerId owner : at(placement->owners, layer, expert)) {
@@ -206,6 +215,11 @@ std::optional<WorkerId> Fleet::placed(std::int32_t layer, std::int32_t expert) c
       at(target_.owners, static_cast<std::size_t>(layer), static_cast<std::size_t>(expert));
   if (owners.empty()) return std::nullopt;
   return owners.front();
+}
+
+bool Fleet::placed_here(std::int32_t layer, std::int32_t expert) const {
+  const auto& here = target_.router_experts;
+  return std::binary_search(here.begin(), here.end(), ExpertId{layer, expert});
 }
 
 ReachableExperts Fleet::reachable() const {

@@ -16,6 +16,9 @@
 
 namespace moiety {
 
+/// Stands for this router itself among the owners of experts that it holds.
+inline constexpr WorkerId kThisRouter{0xffff'ffffu};
+
 /// The workers of the current epoch as one router sees them: who is connected, and whom to ask for
 /// an expert.
 ///
@@ -59,6 +62,10 @@ class Fleet {
 
   /// Begins a switch.
   void apply(fabric::RouterLane& lane, const EpochView& view);
+  /// The switch that was begun last is not over before set_local() either.
+  void await_local() { local_awaited_ = true; }
+  /// The experts that this router holds; asked from nobody else.
+  void set_local(std::vector<ExpertId> experts);
   /// Once when the switch is over: the workers that are not connected.
   std::optional<std::vector<WorkerId>> applied(fabric::RouterLane& lane);
 
@@ -76,10 +83,14 @@ class Fleet {
   Epoch epoch() const { return target_.epoch; }
   const std::map<WorkerId, Worker>& workers() const { return workers_; }
   bool connected(WorkerId worker) const;
-  /// Connected workers to ask for an expert, ascending; empty: out of reach.
+  /// Connected workers to ask for an expert, ascending, or kThisRouter alone; empty: out of reach.
   const std::vector<WorkerId>& owners(std::int32_t layer, std::int32_t expert) const;
   /// A worker that the newest epoch names for an expert, whatever has become of it.
   std::optional<WorkerId> placed(std::int32_t layer, std::int32_t expert) const;
+
+  /// Whether the newest epoch wants routers to hold it.
+  bool placed_here(std::int32_t layer, std::int32_t expert) const;
+  const std::vector<ExpertId>& placed_here() const { return target_.router_experts; }
 
   /// Rises when experts may have come into reach.
   std::uint64_t gained() const { return gained_; }
@@ -105,6 +116,8 @@ class Fleet {
   Placement target_;  // of the newest view
   bool switching_ = false;
   Deadline switch_until_;
+  bool local_awaited_ = false;
+  std::set<ExpertId> local_;
   std::set<WorkerId> missing_;  // workers of the target without an address
   std::map<WorkerId, Worker> workers_;
   std::vector<std::vector<std::vector<WorkerId>>> routes_;  // [layer][expert]

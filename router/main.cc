@@ -34,6 +34,9 @@ int main(int argc, char** argv) {
          "per_worker (default): one row per token and worker; per_expert: the same bits as "
          "embedded mode")
       ->check(CLI::IsMember({"per_worker", "per_expert"}));
+  app.add_option("--expert-dtype", options.expert_dtype,
+                 "Experts that this router holds, as bf16, f32 or int8; as --dtype unless given")
+      ->check(CLI::IsMember({"bf16", "f32", "int8"}));
   app.add_option("--reply-timeout-ms", options.reply_timeout_ms,
                  "A worker that is silent for longer counts as lost, whatever it needed before")
       ->check(CLI::Range(10, 600000))

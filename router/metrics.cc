@@ -113,6 +113,8 @@ struct RouterMetrics::State {
         row_copies(counter(
             "moiety_dispatch_row_copies_total",
             "Rows sent to workers; divided by moiety_dispatch_rows_total: the mean fan-out")),
+        local_pairs(counter("moiety_local_expert_pairs_total",
+                            "Pairs of a token and an expert that this router computed itself")),
         stale(counter("moiety_stale_replies_total",
                       "Replies dropped because they matched no dispatch under way")),
         wait_seconds(
@@ -201,6 +203,7 @@ struct RouterMetrics::State {
   prometheus::Counter& dispatches;
   prometheus::Counter& rows;
   prometheus::Counter& row_copies;
+  prometheus::Counter& local_pairs;
   prometheus::Counter& stale;
   prometheus::Counter& wait_seconds;
   prometheus::Counter& blocked_seconds;
@@ -243,6 +246,7 @@ void RouterMetrics::on_backend(const BackendStats& stats) {
   advance(state_->dispatches, stats.dispatches);
   advance(state_->rows, stats.rows);
   advance(state_->row_copies, stats.row_copies);
+  advance(state_->local_pairs, stats.local_pairs);
   advance(state_->stale, stats.stale_dropped);
   advance(state_->wait_seconds, std::chrono::duration<double>(stats.wait).count());
   const auto seconds = [](std::chrono::nanoseconds time) {

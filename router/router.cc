@@ -151,10 +151,11 @@ class ClusterControl {
 
   proto::ControlMessage heartbeat() {
     const Engine::Load load = engine_.load();
-    return proto::RouterHeartbeat{{load.epoch, load.running, load.waiting, load.parked,
-                                   load.per_deployment, metrics_.requests_total(),
-                                   metrics_.prompt_tokens_total(),
-                                   metrics_.generation_tokens_total()}};
+    return proto::RouterHeartbeat{
+        {load.epoch, load.running, load.waiting, load.parked, load.per_deployment,
+         metrics_.requests_total(), metrics_.prompt_tokens_total(),
+         metrics_.generation_tokens_total(), backend_.local()->resident_experts(),
+         backend_.local()->resident_bytes()}};
   }
 
   Engine& engine_;
@@ -252,6 +253,7 @@ Result<void> run_router(const RouterOptions& options,
     cluster.dtype = options.dtype;
     cluster.reply.cap = std::chrono::milliseconds(options.reply_timeout_ms);
     cluster.reply.floor = std::chrono::milliseconds(options.least_reply_timeout_ms);
+    cluster.local = LocalExpertOptions{&checkpoint, expert_dtype, variant, &pool};
     auto moe = std::make_unique<ClusterMoe>(
         nullptr, cluster,
         [&control](WorkerId worker, std::uint64_t incarnation, const std::string& why) {

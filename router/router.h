@@ -25,7 +25,7 @@ struct RouterOptions {
   std::uint16_t port = 8000;  ///< 0 = a free one
   std::size_t threads = 0;    ///< 0 = one per core
   DType dtype = DType::kBF16;
-  std::string expert_dtype;  ///< of routed experts in embedded mode: as dtype unless given
+  std::string expert_dtype;  ///< of routed experts held here: as dtype unless given
   std::string kernels = "auto";
   CombineMode combine = CombineMode::kPerWorker;
   std::uint32_t reply_timeout_ms = 10000;       ///< ReplyLimits::cap

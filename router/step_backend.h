@@ -21,6 +21,7 @@ struct BackendStats {
   std::uint64_t dispatches = 0;      ///< messages sent
   std::uint64_t rows = 0;            ///< tokens times layers
   std::uint64_t row_copies = 0;      ///< rows sent: row_copies / rows is the mean fan-out
+  std::uint64_t local_pairs = 0;     ///< (row, expert) pairs that this router computed itself
   std::uint64_t redispatches = 0;    ///< messages sent again to other owners, within a layer
   std::uint64_t stale_dropped = 0;   ///< replies that matched no dispatch under way
   std::uint64_t bytes_sent = 0;      ///< payload

@@ -300,7 +300,7 @@ class CliTest(unittest.TestCase):
 
     def test_bench_kernels(self):
         results = self.json("bench", "kernels", "--runs", "1", "--dtype", "bf16", "--kernels", "auto")["results"]
-        seen = {(result["kernel"], result["m"]) for result in results}
+        seen = {(result["kernel"], result["m"]) for result in results if result["kernel"] != "linear, two chains"}
         self.assertEqual(seen, {(kernel, m) for kernel in ("linear", "expert_ffn") for m in (1, 4, 16, 64, 512)} |
                          {("attention decode", 32), ("attention prefill", 512)})
         self.assertTrue(all(result["fraction_of_limit"] > 0 for result in results))

@@ -81,6 +81,20 @@ class MainJob(unittest.TestCase):
             self.assertGreater(metric(page, "moiety_expert_tokens_total"), 1000)
             self.assertEqual(metric(page, "moiety_stale_replies_total"), 0)
 
+    def test_experts_on_the_router(self):
+        with Cluster(BIN, "--workers", "2", "--worker-threads", "1", "--combine", "per_expert",
+                     "--router-expert-bytes", "8m") as cluster:
+            here = 8 * 2**20 // EXPERT_BYTES
+            wait_until(lambda: cluster.status()["fleet"]["experts_resident"] == LAYERS * ROUTED - here, "workers hold the rest")
+            wait_until(lambda: cluster.status()["routers"][0]["bytes_resident"] == here * EXPERT_BYTES, "the router holds some")
+            self.assertEqual(cluster.status()["router_experts"], here)
+            self.ask_all(cluster, [NAME])
+            cluster.command("deploy", "a", "--subset", str(self.a))
+            self.ask_all(cluster, [NAME, NAME + ":a"])
+            self.assertGreater(metric(call("GET", cluster.api + "/metrics")[1], "moiety_local_expert_pairs_total"), 100)
+            shown = cluster.command("status", admin=True)["groups"]
+            self.assertEqual(sum(g["on_routers"] for g in shown), here)
+
     def test_one_domain_on_eight_workers_leaves_six_out(self):
         with Cluster(BIN, "--workers", "8", "--worker-threads", "1") as cluster:
             before = cluster.worker_metric("moiety_expert_bytes_resident")

@@ -25,6 +25,14 @@ def start_streams(apis, count, model=NAME, tokens=TOKENS):
     return streams
 
 
+def runs(pid):
+    """Whether a process is there and not a zombie that waits for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 class RestartTest(unittest.TestCase):
     def whole(self, streams, tokens=TOKENS):
         for stream in streams:
@@ -150,6 +158,36 @@ class RestartTest(unittest.TestCase):
             again = next(r for r in cluster.admin_status()["routers"] if r["id"] == 0)
             self.assertNotEqual(again["pid"], victim["pid"])
             cluster.pids.append(again["pid"])
+
+    def test_an_mpi_world_outlives_a_worker_and_comes_back_when_its_router_dies(self):
+        with Cluster(BIN, "--fabric", "mpi", "--workers", "3", "--worker-threads", "1") as cluster:
+            status = cluster.admin_status()
+            self.assertTrue(status["static_fleet"])
+            pids = [w["pid"] for w in status["workers"]] + [r["pid"] for r in status["routers"]]
+            expected = cluster.complete(NAME, "<|endoftext|>def f", 24)[1]["choices"][0]["text"]
+            os.kill(status["workers"][1]["pid"], signal.SIGKILL)
+            # The others stand in; the request waits for that.
+            self.assertEqual(cluster.complete(NAME, "x", 2)[0], 200)
+            wait_until(lambda: cluster.admin_status()["experts_missing"] == 0, "others stand in")
+            cluster.kill_coordinator()
+            self.assertEqual(cluster.complete(NAME, "x", 2)[0], 200)
+
+            os.kill(status["routers"][0]["pid"], signal.SIGKILL)
+
+            def back():
+                try:
+                    status, answer = cluster.complete(NAME, "<|endoftext|>def f", 24)
+                except OSError:
+                    return None
+                return answer if status == 200 else None
+
+            self.assertEqual(wait_until(back, "a new world serves")["choices"][0]["text"], expected)
+            wait_until(lambda: len([w for w in cluster.admin_status()["workers"] if w["state"] == "serving"]) == 3, "all workers serve")
+            status = cluster.admin_status()
+            pids += [w["pid"] for w in status["workers"]] + [r["pid"] for r in status["routers"]]
+            cluster.command("down")
+            wait_until(lambda: not any(runs(pid) for pid in pids if pid > 1), "everything has ended")
+            cluster.command = lambda *words, **flags: {"workers": []}  # there is nothing left to end
 
     def test_drain_and_undo(self):
         with Cluster(BIN, "--workers", "3", "--capacity", "63", "--placement", "round_robin", "--worker-threads", "1") as cluster:

@@ -266,7 +266,10 @@ void Simulation::check_publish(const EpochView& view) {
   for (const Deployment& deployment : view.deployments) {
     for (std::size_t layer = 0; layer < deployment.kept.layers.size(); ++layer) {
       for (std::int32_t expert : deployment.kept.layers[layer]) {
-        EXPECT_FALSE(view.placement.owners[layer][static_cast<std::size_t>(expert)].empty())
+        const auto& here = view.placement.router_experts;
+        EXPECT_TRUE(!view.placement.owners[layer][static_cast<std::size_t>(expert)].empty() ||
+                    std::binary_search(here.begin(), here.end(),
+                                       ExpertId{static_cast<std::int32_t>(layer), expert}))
             << tail();
       }
     }

@@ -223,6 +223,59 @@ TEST_F(Replicated, ALossLeavesEveryExpertServed) {
   EXPECT_EQ(sim.status().replicas_missing, 0u);
 }
 
+// Experts on routers.
+
+class Mixed : public Cluster {
+ protected:
+  static ClusterConfig config() {
+    ClusterConfig config = test_config();
+    config.router_expert_bytes = 24 * config.model.layers[0].expert_bytes;
+    return config;
+  }
+  Mixed() : Cluster(config(), {full_deployment()}) {}
+};
+
+TEST_F(Mixed, WorkersHoldTheRestAlsoAfterChangesAndACrash) {
+  EXPECT_THAT(sim.view(router).placement.router_experts, SizeIs(24));
+  EXPECT_EQ(sim.experts_resident(), 24u) << "half of them";
+  EXPECT_EQ(sim.status().router_experts, 24u);
+  EXPECT_EQ(sim.status().groups.at(0).on_routers, 24u);
+  const OperationId deployed = sim.deploy(random_subset("python", 4, 1));
+  sim.finish(deployed);
+  EXPECT_TRUE(sim.succeeded(deployed)) << sim.error(deployed);
+  // What both keep is held by routers now.
+  const Deployment python = random_subset("python", 4, 1);
+  for (const ExpertId id : sim.view(router).placement.router_experts)
+    EXPECT_TRUE(sim.view(router)
+                    .placement
+                    .owners[static_cast<std::size_t>(id.layer)][static_cast<std::size_t>(id.expert)]
+                    .empty());
+  for (std::size_t layer = 0; layer < python.kept.layers.size(); ++layer) {
+    for (const std::int32_t expert : python.kept.layers[layer])
+      EXPECT_THAT(sim.view(router).placement.router_experts,
+                  Contains(ExpertId{static_cast<std::int32_t>(layer), expert}));
+  }
+  const Placement before = sim.state.published()->placement;
+  sim.crash_coordinator();
+  sim.reconnect_router(router);
+  sim.advance(6s);
+  EXPECT_EQ(sim.state.published()->placement.router_experts, before.router_experts);
+  sim.finish(sim.undeploy(""));
+  EXPECT_THAT(sim.view(router).placement.router_experts, SizeIs(12)) << "all that python keeps";
+  EXPECT_EQ(sim.experts_resident(), 0u);
+  EXPECT_TRUE(sim.status().ready);
+}
+
+TEST_F(Mixed, AFailedChangeBringsThemBack) {
+  const EpochView before = sim.view(router);
+  sim.load_error = Error{ErrorCode::kNotFound, "model.safetensors: no such file"};
+  const OperationId deployed = sim.deploy(random_subset("python", 4, 1));
+  sim.finish(deployed, 200s);
+  EXPECT_FALSE(sim.succeeded(deployed));
+  EXPECT_EQ(sim.view(router).placement.router_experts, before.placement.router_experts);
+  EXPECT_EQ(sim.view(router).placement.owners, before.placement.owners);
+}
+
 // Static fleets.
 
 class Static : public Cluster {

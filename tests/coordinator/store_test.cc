@@ -27,6 +27,7 @@ DurableState state_of(std::uint64_t number) {
   EpochView view;
   view.placement.epoch = Epoch{number};
   view.placement.owners = {{{WorkerId{0}}, {WorkerId{1}, WorkerId{2}}, {}}, {}};
+  view.placement.router_experts = {{0, static_cast<std::int32_t>(number % 2)}, {0, 2}};
   view.workers = {{WorkerId{1}, number, "127.0.0.1:4711"}};
   view.deployments = {{"", {true, {{0, 1, 2}, {}}}, false, MissingPolicy::kWait},
                       {"python", {false, {{1}, {}}}, number % 2 == 0, MissingPolicy::kMask}};
@@ -50,11 +51,6 @@ DurableState state_of(std::uint64_t number) {
     state.operations.push_back(operation);
   }
   return state;
-}
-
-bool equal(const DurableState& a, const DurableState& b) {
-  // Error has no operator==; all else has.
-  return a == b;
 }
 
 class StoreTest : public testing::Test {
@@ -99,20 +95,20 @@ TEST_F(StoreTest, GivesBackWhatItWasGiven) {
   const auto store = open();
   ASSERT_TRUE(store) << store.error().message;
   ASSERT_TRUE(store->restored());
-  EXPECT_TRUE(equal(*store->restored(), state_of(7)));
+  EXPECT_TRUE(*store->restored() == state_of(7));
   EXPECT_EQ(store->identity(), (StoreIdentity{"fp", "secret", 4711, 8001}));
 }
 
 TEST_F(StoreTest, SmallAndEmptyStatesToo) {
   DurableState state;
   { ASSERT_TRUE(open()->persist(state)); }
-  EXPECT_TRUE(equal(*open()->restored(), state));
+  EXPECT_TRUE(*open()->restored() == state);
   { ASSERT_TRUE(open()->persist(state_of(1))); }
   state = state_of(1);
   state.workers.clear();
   state.operations.clear();
   { ASSERT_TRUE(open()->persist(state)); }
-  EXPECT_TRUE(equal(*open()->restored(), state));
+  EXPECT_TRUE(*open()->restored() == state);
 }
 
 TEST_F(StoreTest, OnlyItsOwnerCanReadIt) {
@@ -240,7 +236,7 @@ TEST_F(StoreTest, WhatWasAcknowledgedSurvivesKill9) {
     // The one that was under way may be there or not, but whole.
     ASSERT_TRUE(found == acknowledged || found == acknowledged + 1)
         << found << " after " << acknowledged;
-    ASSERT_TRUE(equal(*store->restored(), state_of(found)));
+    ASSERT_TRUE(*store->restored() == state_of(found));
     acknowledged = found;
   }
 }

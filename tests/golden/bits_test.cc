@@ -99,6 +99,93 @@ TEST_P(Bits, AClusterThatCombinesPerExpertEqualsEmbeddedMode) {
   }
 }
 
+TEST_P(Bits, TheSameWithExpertsOnTheRouter) {
+  for (const char* fixture : {"emo", "deepseek", "small/qwen2_moe-sparse"}) {
+    Embedded embedded(source_path(fixture_folder(fixture)), dtype(), variant());
+    const EpochView plain = three_deployments(embedded, PlacementPolicy::kRoundRobin, 3);
+    const Mixed mixed(embedded.arch(), plain);
+    const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+    for (const double share : {0.3, 0.8, 1.0}) {
+      SCOPED_TRACE(std::string(fixture) + ", share " + std::to_string(share));
+      LoopbackCluster cluster(embedded, with_router_experts(plain, share), CombineMode::kPerExpert);
+      cluster.apply();
+      expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs), alone);
+      expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs, kTwoMicroBatches), alone);
+      EXPECT_GT(cluster.moe().stats().local_pairs, 0u);
+      EXPECT_EQ(cluster.moe().stats().dispatches == 0, share == 1.0);
+      EXPECT_EQ(cluster.moe().local()->resident_experts(),
+                cluster.view().placement.router_experts.size());
+    }
+  }
+}
+
+TEST_P(Bits, TheSameWhileExpertsMoveToTheRouterAndBack) {
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), dtype(), variant());
+  const EpochView plain = three_deployments(embedded, PlacementPolicy::kRoundRobin, 2);
+  const Mixed mixed(embedded.arch(), plain);
+  const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+  LoopbackCluster cluster(embedded, plain, CombineMode::kPerExpert);
+  cluster.apply();
+  for (const double share : {0.5, 0.2, 0.0}) {
+    SCOPED_TRACE(share);
+    const Epoch epoch{cluster.view().placement.epoch.value + 1};
+    cluster.view().placement = with_router_experts(plain, share).placement;
+    cluster.view().placement.epoch = epoch;
+    // Steps go on while the router reads; the switch is over at some step of them.
+    cluster.moe().apply(cluster.view());
+    bool over = false;
+    expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs, {},
+                         [&](std::size_t) {
+                           if (!over) over = cluster.moe().applied().has_value();
+                         }),
+                alone);
+    if (!over) {
+      EXPECT_TRUE(settle(cluster.moe()).empty());
+    }
+    const std::uint64_t before = cluster.moe().stats().local_pairs;
+    expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs), alone);
+    EXPECT_EQ(cluster.moe().stats().local_pairs > before, share > 0);
+    EXPECT_EQ(cluster.moe().local()->resident_experts(),
+              cluster.view().placement.router_experts.size())
+        << "what no epoch needs is dropped";
+  }
+}
+
+TEST(ExpertsOnTheRouter, PerWorkerAddsThemFirstAndAloneTheyAreExact) {
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
+  const EpochView plain = three_deployments(embedded, PlacementPolicy::kRoundRobin, 2);
+  const Mixed mixed(embedded.arch(), plain);
+  for (const double share : {0.5, 1.0}) {
+    LoopbackCluster cluster(embedded, with_router_experts(plain, share), CombineMode::kPerWorker);
+    cluster.apply();
+    const auto logits = run_jobs(*embedded.model, cluster.moe(), mixed.jobs);
+    expect_same(logits, run_alone(*embedded.model, cluster.moe(), mixed.jobs));
+    if (share == 1.0)
+      expect_same(logits, run_alone(*embedded.model, *embedded.experts, mixed.jobs));
+  }
+}
+
+TEST(ExpertsOnTheRouter, ThatItCannotHoldAreMissing) {
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
+  const EpochView plain = three_deployments(embedded, PlacementPolicy::kRoundRobin, 2);
+  LoopbackCluster cluster(embedded, with_router_experts(plain, 1), CombineMode::kPerExpert);
+  // One that no checkpoint has: what it is read together with is missing too.
+  cluster.view().placement.router_experts.push_back({1000, 0});
+  cluster.apply();
+  EXPECT_LT(cluster.moe().local()->resident_experts(),
+            cluster.view().placement.router_experts.size());
+  const Mixed mixed(embedded.arch(), plain);
+  KvCache kv(embedded.arch(), DType::kBF16, 4);
+  const auto blocks = must(kv.allocate(4));
+  const SequenceChunk chunk{mixed.jobs[0].tokens, 0, blocks, nullptr, SequenceChunk::Logits::kLast};
+  const StepResult result = embedded.model->forward({&chunk, 1}, kv, cluster.moe());
+  EXPECT_EQ(result.failed.at(0), kRowMissing);
+  EXPECT_NE(cluster.moe().failure().message.find("held by this router itself"), std::string::npos)
+      << cluster.moe().failure().message;
+}
+
 TEST_P(Bits, TheSameForEveryArchitectureRaggedLayersAndMicroBatches) {
   for (const char* fixture : kFixtures) {
     SCOPED_TRACE(fixture);

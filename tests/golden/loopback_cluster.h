@@ -130,6 +130,8 @@ class LoopbackCluster {
     options.combine = combine;
     options.dtype = lane_dtype.value_or(reference.model->dtype());
     options.reply.floor = options.reply.cap = reply_timeout;
+    options.local = LocalExpertOptions{reference.checkpoint.get(), reference.model->dtype(),
+                                       reference.model->variant(), reference.pool.get()};
     moe_ = fleet_.make_router(options, [this](WorkerId id, std::uint64_t, const std::string&) {
       suspects_.push_back(id);
     });
@@ -193,6 +195,21 @@ inline EpochView with_replicas(EpochView view, std::uint32_t replicas) {
         owners.push_back(workers[(first + i) % workers.size()]);
       std::sort(owners.begin(), owners.end());
       owners.erase(std::unique(owners.begin(), owners.end()), owners.end());
+    }
+  }
+  return view;
+}
+
+/// The same placement with `share` of each layer's experts on the routers instead: those of the
+/// lowest ids.
+inline EpochView with_router_experts(EpochView view, double share) {
+  for (std::size_t layer = 0; layer < view.placement.owners.size(); ++layer) {
+    auto& owners = view.placement.owners[layer];
+    const auto count = static_cast<std::size_t>(share * static_cast<double>(owners.size()));
+    for (std::size_t expert = 0; expert < count; ++expert) {
+      owners[expert].clear();
+      view.placement.router_experts.push_back(
+          {static_cast<std::int32_t>(layer), static_cast<std::int32_t>(expert)});
     }
   }
   return view;

@@ -76,6 +76,10 @@ class Generator {
       layer.resize(below(30));  // 0: a dense layer
       for (auto& owners : layer) owners = workers();
     }
+    for (std::size_t layer = 0; layer < view.placement.owners.size(); ++layer) {
+      for (const std::int32_t expert : ids(view.placement.owners[layer].size()))
+        view.placement.router_experts.push_back({static_cast<std::int32_t>(layer), expert});
+    }
     for (WorkerId worker : workers()) view.workers.push_back({worker, number(), text(200)});
     std::set<std::string> names{""};
     for (std::size_t i = below(4); i > 0; --i) names.insert(text());
