@@ -251,7 +251,7 @@ TEST(Channel, RefusesAnotherProtocolVersion) {
   const auto channel = Channel::connect(server.address(), hello);
   ASSERT_FALSE(channel);
   EXPECT_EQ(channel.error().code, ErrorCode::kFailedPrecondition);
-  EXPECT_THAT(channel.error().message, HasSubstr("protocol version 2 is not 1"));
+  EXPECT_THAT(channel.error().message, HasSubstr("protocol version 3 is not 2"));
   EXPECT_EQ(server.hellos.size(), 0u);
 }
 
