@@ -40,7 +40,7 @@ class Simulation {
     bool frozen = false;
     bool confirms = true;  // answers PublishEpoch
     bool told_to_end = false;
-    Clock::time_point cut_off_at;  // without a connection since a crash of the coordinator
+    Clock::time_point cut_off_at;   // without a connection since a crash of the coordinator
     std::vector<EpochView> usable;  // the active view, if any, then those it may switch to
     Epoch active;
     std::map<std::string, std::uint64_t> running;
