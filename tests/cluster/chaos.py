@@ -116,6 +116,12 @@ class Chaos:
         return Load(up.addresses, [self.bodies[i] for i in numbers], [self.expected[i] for i in numbers], self.args.streams,
                     self.args.seed)
 
+    def replaced(self, up, victim):
+        """Whether another process serves as this worker, and nothing is lost."""
+        status = up.status()
+        return not status["lost"] and any(w["id"] == victim["id"] and w["pid"] != victim["pid"] and w["state"] == "serving"
+                                          for w in status["workers"])
+
     def settle(self, load, streams_begin=True):
         wait_until(lambda: load.finished + load.tokens > 0 or not streams_begin, "the first answer")
 
@@ -139,29 +145,49 @@ class Chaos:
         """A worker that serves, chosen at random."""
         return self.rng.choice(wait_until(up.serving, "a worker serves"))
 
+    def undisturbed(self, load, windows=20):
+        """The longest silence of any stream in windows in which nothing happens: what the pauses are to be compared with."""
+        pauses = []
+        for _ in range(windows):
+            load.take_pause()
+            time.sleep(0.5)
+            pauses.append(load.take_pause())
+        return f"undisturbed p50 {1e3 * percentile(pauses, 0.5):.0f} ms p99 {1e3 * percentile(pauses, 0.99):.0f} ms"
+
+    def fleet_flags(self, replicas):
+        """Four workers; with two replicas, each half of them holds everything."""
+        return ["--workers", "4", "--replicas", str(replicas), *(["--capacity", "32"] if replicas > 1 else []), *self.deploys]
+
     def kills(self, replicas):
         count = self.args.kills
         what = f"SIGKILL of workers, {replicas} replicas" if replicas > 1 else "SIGKILL of workers"
-        capacity = [] if replicas == 1 else ["--capacity", "64"]
-        with Up(self.args.bin_dir, self.work, "--workers", "4", "--replicas", str(replicas), *capacity, *self.deploys) as up:
+        with Up(self.args.bin_dir, self.work, *self.fleet_flags(replicas)) as up:
             load = self.load(up)
             self.settle(load)
-            pauses = []
+            usual = self.undisturbed(load, windows=min(20, count))
+            pauses, several, alone = [], [], True  # several: of kills while the last one was not healed
             for _ in range(count):
                 time.sleep(self.rng.uniform(0.05, 0.4))
                 load.take_pause()
                 victim = self.pick(up)
                 os.kill(victim["pid"], signal.SIGKILL)
-                if self.rng.random() < 0.85:  # some come while the last is not healed yet
-                    wait_until(up.whole, "the lost worker is replaced", timeout=60)
-                    time.sleep(0.1)
-                    pauses.append(load.take_pause())
+                if self.rng.random() < 0.15:
+                    alone = False
+                    continue
+                wait_until(lambda: self.replaced(up, victim), "the lost worker is replaced", timeout=60)
+                wait_until(up.whole, "all lost workers are replaced", timeout=60)
+                (pauses if alone else several).append(load.take_pause())
+                alone = True
             wait_until(up.whole, "the last lost worker is replaced", timeout=60)
-            self.report(what, count, load, pauses, goal=0.1 if replicas > 1 else 1.0,
-                        extra=f"retries {up.router_metric('moiety_step_retries_total'):.0f}")
+            extra = f"{usual}, retries {up.router_metric('moiety_step_retries_total'):.0f}"
+            if several:
+                extra += f", {len(several)} times several at once: p50 {1e3 * percentile(several, 0.5):.0f} ms " \
+                         f"p99 {1e3 * percentile(several, 0.99):.0f} ms"
+            self.report(what, count, load, pauses, goal=0.1 if replicas > 1 else 1.0, extra=extra)
 
-    def stops(self):
-        with Up(self.args.bin_dir, self.work, "--workers", "4", *self.deploys) as up:
+    def stops(self, replicas=1):
+        what = "SIGSTOP and SIGCONT of workers" + (f", {replicas} replicas" if replicas > 1 else "")
+        with Up(self.args.bin_dir, self.work, *self.fleet_flags(replicas)) as up:
             load = self.load(up)
             self.settle(load)
             pauses = []
@@ -178,8 +204,10 @@ class Chaos:
                 wait_until(up.whole, "the stopped worker is back or replaced", timeout=60)
                 time.sleep(0.1)
                 pauses.append(load.take_pause())
-            self.report("SIGSTOP and SIGCONT of workers", self.args.stops, load, pauses,
-                        extra=f"stale replies dropped {up.router_metric('moiety_stale_replies_total'):.0f}")
+            extra = f"stale replies dropped {up.router_metric('moiety_stale_replies_total'):.0f}"
+            if replicas > 1:
+                extra += f", hedges {up.router_metric('moiety_hedges_total'):.0f}"
+            self.report(what, self.args.stops, load, pauses, extra=extra)
 
     def isolation(self):
         """A stopped worker of one deployment: the other deployment's streams wait at most until it is detected."""
@@ -310,7 +338,7 @@ def main():
     parser.add_argument("--coordinator-kills", type=int, default=50)
     parser.add_argument("--deploys", type=int, default=100, help="cycles of a deploy and an undeploy")
     parser.add_argument("--short", action="store_true", help="a few of each: what the tests run")
-    parser.add_argument("--only", help="parts, with commas: kills, replicas, stops, isolation, coordinator, deploys, routers")
+    parser.add_argument("--only", help="parts, with commas: kills, replicas, stops, stops-replicas, isolation, coordinator, deploys, routers")
     parser.add_argument("--json", type=Path, help="write the counts to this file too")
     args = parser.parse_args()
     if args.short:
@@ -320,6 +348,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="moiety-chaos-") as folder:
         chaos = Chaos(args, Path(folder))
         parts = {"kills": lambda: chaos.kills(1), "replicas": lambda: chaos.kills(2), "stops": chaos.stops,
+                 "stops-replicas": lambda: chaos.stops(2),
                  "isolation": chaos.isolation, "coordinator": chaos.coordinator_kills, "deploys": chaos.changes,
                  "routers": chaos.two_routers}
         wanted = args.only.split(",") if args.only else list(parts)
