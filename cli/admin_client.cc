@@ -3,14 +3,20 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <iostream>
 #include <map>
+#include <thread>
 
 #include "cli/command.h"
+#include "common/ids.h"
 #include "http/client.h"
 
 namespace moiety::cli {
 namespace json = boost::json;
 namespace {
+
+constexpr std::chrono::seconds kCallTimeout{10};
+constexpr std::chrono::milliseconds kPoll{100};
 
 std::string text(const json::value& value) { return std::string(value.as_string()); }
 
@@ -44,7 +50,8 @@ std::string format_fleet(const json::value& status) {
                        missing == 0 ? "" : fmt::format(", {} copies are missing", missing));
   }
   if (const auto experts = count(status.at("router_experts")); experts > 0)
-    out += fmt::format("every router holds {} experts itself\n", experts);
+    out += fmt::format("every router holds {} experts itself, within {}\n", experts,
+                       bytes(status.at("router_expert_bytes")));
   if (const auto missing = count(status.at("experts_missing")); missing > 0)
     out += fmt::format("NOT READY: {} experts are on no worker that serves\n", missing);
   if (status.at("epochs").as_array().size() > 1) {
@@ -58,18 +65,19 @@ std::string format_fleet(const json::value& status) {
 }
 
 std::string format_workers(const json::value& status) {
-  std::string out =
-      fmt::format("{:<8} {:<9} {:>8} {:>8} {:>11} {:>11} {:>11} {:>12}  {}\n", "worker", "state",
-                  "pid", "experts", "resident", "capacity", "read", "pairs run", "metrics");
+  std::string out = fmt::format("{:<8} {:<9} {:>8} {:>8} {:>11} {:>11} {:>11} {:>12} {:>7}  {}\n",
+                                "worker", "state", "pid", "experts", "resident", "capacity", "read",
+                                "pairs run", "load", "metrics");
   for (const json::value& worker : status.at("workers").as_array()) {
     const json::value& capacity = worker.at("capacity_bytes");
+    const double load = worker.at("load").to_number<double>();
     out += fmt::format(
-        "{:<8} {:<9} {:>8} {:>8} {:>11} {:>11} {:>11} {:>12}  {}{}\n", count(worker.at("id")),
+        "{:<8} {:<9} {:>8} {:>8} {:>11} {:>11} {:>11} {:>12} {:>7}  {}{}\n", count(worker.at("id")),
         worker.at("drained").as_bool() ? "drained" : text(worker.at("state")),
         worker.at("pid").to_number<std::int64_t>(), count(worker.at("experts_resident")),
         bytes(worker.at("bytes_resident")), capacity.is_null() ? "-" : bytes(capacity),
         bytes(worker.at("bytes_read")), count(worker.at("rows_processed")),
-        text(worker.at("http_address")),
+        load > 0 ? fmt::format("{:.1f} %", 100 * load) : "-", text(worker.at("http_address")),
         count(worker.at("stands_in_for")) == 0
             ? ""
             : fmt::format(" (stands in for {} experts)", count(worker.at("stands_in_for"))));
@@ -139,12 +147,42 @@ Result<json::value> AdminClient::call(const std::string& method,
                                       const std::string& path,
                                       const std::string& body,
                                       std::chrono::milliseconds timeout) const {
+  bool nobody = false;
+  return exchange(method, path, body, timeout, &nobody);
+}
+
+Result<json::value> AdminClient::call_patiently(const std::string& method,
+                                                const std::string& path,
+                                                const std::string& body) const {
+  const Deadline deadline = Clock::now() + kPatience;
+  for (bool said = false;; said = true) {
+    bool nobody = false;
+    auto answer = exchange(method, path, body, kCallTimeout, &nobody);
+    if (answer || !nobody || Clock::now() >= deadline) return answer;
+    if (interrupted()) return interrupted_error();
+    if (!said) {
+      std::cerr << fmt::format(
+                       "moiety: nobody answers at {}; waiting {} s for a coordinator that is "
+                       "being started again",
+                       url_, std::chrono::duration_cast<std::chrono::seconds>(kPatience).count())
+                << std::endl;
+    }
+    std::this_thread::sleep_for(kPoll);
+  }
+}
+
+Result<json::value> AdminClient::exchange(const std::string& method,
+                                          const std::string& path,
+                                          const std::string& body,
+                                          std::chrono::milliseconds timeout,
+                                          bool* nobody) const {
   std::map<std::string, std::string> headers;
   if (const char* token = std::getenv("MOIETY_TOKEN"); token != nullptr && *token != '\0')
     headers["Authorization"] = std::string("Bearer ") + token;
   auto response = http::request(method, url_ + path, body, timeout, headers);
   if (!response) {
-    if (response.error().code == ErrorCode::kUnavailable) {
+    *nobody = response.error().code == ErrorCode::kUnavailable;
+    if (*nobody) {
       return fail(response.error().code,
                   response.error().message +
                       "; is a cluster running? `moiety up` starts one, --admin names another");

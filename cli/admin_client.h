@@ -21,9 +21,25 @@ class AdminClient {
       const std::string& path,
       const std::string& body = "",
       std::chrono::milliseconds timeout = std::chrono::seconds(10)) const;
+
+  /// call(), again and again while nobody answers at the address, for kPatience at most: where a
+  /// cluster is watched over, a coordinator that was killed is back soon. Says on stderr that it
+  /// waits. The call may have been heard more than once. kCancelled after Ctrl-C.
+  Result<boost::json::value> call_patiently(const std::string& method,
+                                            const std::string& path,
+                                            const std::string& body = "") const;
+  static constexpr std::chrono::milliseconds kPatience{4000};
+
   const std::string& url() const { return url_; }
 
  private:
+  /// `*nobody`: whether no answer came at all, in contrast to one that says no.
+  Result<boost::json::value> exchange(const std::string& method,
+                                      const std::string& path,
+                                      const std::string& body,
+                                      std::chrono::milliseconds timeout,
+                                      bool* nobody) const;
+
   std::string url_;
 };
 

@@ -1,7 +1,9 @@
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <iostream>
+#include <optional>
 #include <thread>
 
 #include "cli/admin_client.h"
@@ -180,6 +182,51 @@ void add_deploy(CLI::App& app, Chosen& chosen) {
   command->callback([flags, &chosen] { chosen.run = [flags] { return run_deploy(*flags); }; });
 }
 
+/// What a fleet holds, for people.
+struct FleetSize {
+  std::uint64_t workers = 0;
+  std::uint64_t experts = 0;
+  std::uint64_t bytes = 0;
+};
+
+std::optional<FleetSize> fleet_size(const AdminClient& admin) {
+  const auto status = admin.call("GET", "/v1/status");
+  if (!status) return std::nullopt;
+  const json::value& fleet = status->at("fleet");
+  return FleetSize{fleet.at("workers_running").to_number<std::uint64_t>(),
+                   fleet.at("experts_resident").to_number<std::uint64_t>(),
+                   fleet.at("bytes_resident").to_number<std::uint64_t>()};
+}
+
+/// "4 workers with 378 experts (35.44 MiB)"
+std::string describe(const FleetSize& fleet) {
+  return fmt::format("{} worker{} with {} experts ({})", fleet.workers,
+                     fleet.workers == 1 ? "" : "s", fleet.experts,
+                     human_bytes(static_cast<double>(fleet.bytes)));
+}
+
+/// Ends a deployment. What that let go is what the fleet holds less; nothing where other
+/// deployments keep the same experts.
+Result<void> run_undeploy(const AdminFlags& flags, const std::string& name) {
+  const AdminClient admin(flags.admin);
+  const auto before = fleet_size(admin);
+  MOIETY_ASSIGN(const json::value done,
+                run_operation(admin, "DELETE", "/v1/deployments/" + name, "", !flags.json));
+  if (flags.json) {
+    print_json(done);
+    return {};
+  }
+  std::printf("%s is gone: %lld experts (%s) dropped by workers\n",
+              std::string(done.at("served_as").as_string()).c_str(),
+              static_cast<long long>(done.at("experts_dropped").to_number<std::int64_t>()),
+              human_bytes(done.at("bytes_dropped").to_number<double>()).c_str());
+  const auto after = fleet_size(admin);
+  if (!after) return {};
+  std::printf("the fleet: %s%s\n", before ? (describe(*before) + " before, ").c_str() : "",
+              (describe(*after) + (before ? " now" : "")).c_str());
+  return {};
+}
+
 void add_undeploy(CLI::App& app, Chosen& chosen) {
   CLI::App* command = app.add_subcommand("undeploy",
                                          "Stop serving a deployment: new requests get 404, running "
@@ -194,20 +241,7 @@ void add_undeploy(CLI::App& app, Chosen& chosen) {
       ->add_option("name", flags->name, "Deployment name; the model's own name for the full model")
       ->required();
   command->callback([flags, &chosen] {
-    chosen.run = [flags]() -> Result<void> {
-      MOIETY_ASSIGN(const json::value done,
-                    run_operation(AdminClient(flags->admin.admin), "DELETE",
-                                  "/v1/deployments/" + flags->name, "", !flags->admin.json));
-      if (flags->admin.json) {
-        print_json(done);
-      } else {
-        std::printf("%s is gone: %lld experts (%s) dropped by workers\n",
-                    std::string(done.at("served_as").as_string()).c_str(),
-                    static_cast<long long>(done.at("experts_dropped").to_number<std::int64_t>()),
-                    human_bytes(done.at("bytes_dropped").to_number<double>()).c_str());
-      }
-      return {};
-    };
+    chosen.run = [flags] { return run_undeploy(flags->admin, flags->name); };
   });
 }
 
@@ -240,6 +274,29 @@ void add_drain(CLI::App& app, Chosen& chosen) {
         std::printf("worker %s is retired; others read %lld experts (%s)\n", worker.c_str(),
                     static_cast<long long>(done.at("experts_loaded").to_number<std::int64_t>()),
                     human_bytes(done.at("bytes_loaded").to_number<double>()).c_str());
+      }
+      return {};
+    };
+  });
+}
+
+void add_rebalance(CLI::App& app, Chosen& chosen) {
+  CLI::App* command = app.add_subcommand(
+      "rebalance",
+      "Place what is deployed anew, by the load that the routers observed in the last minutes");
+  auto flags = std::make_shared<AdminFlags>();
+  flags->add_to(*command);
+  command->callback([flags, &chosen] {
+    chosen.run = [flags]() -> Result<void> {
+      MOIETY_ASSIGN(const json::value done, run_operation(AdminClient(flags->admin), "POST",
+                                                          "/v1/rebalance", "", !flags->json));
+      if (flags->json) {
+        print_json(done);
+      } else {
+        std::printf("rebalanced: workers read %lld experts (%s) and dropped %lld\n",
+                    static_cast<long long>(done.at("experts_loaded").to_number<std::int64_t>()),
+                    human_bytes(done.at("bytes_loaded").to_number<double>()).c_str(),
+                    static_cast<long long>(done.at("experts_dropped").to_number<std::int64_t>()));
       }
       return {};
     };
@@ -283,6 +340,7 @@ void add_cluster_commands(CLI::App& app, Chosen& chosen) {
   add_deploy(app, chosen);
   add_undeploy(app, chosen);
   add_drain(app, chosen);
+  add_rebalance(app, chosen);
   add_down(app, chosen);
 }
 

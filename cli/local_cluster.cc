@@ -118,6 +118,9 @@ Words router_words(const LocalClusterOptions& options,
                  "--served-model-name",
                  info.model};
   if (!options.expert_dtype.empty()) add(words, {"--expert-dtype", options.expert_dtype});
+  if (options.least_reply_timeout_ms)
+    add(words, {"--least-reply-timeout-ms", std::to_string(*options.least_reply_timeout_ms)});
+  if (!options.micro_batches.empty()) add(words, {"--micro-batches", options.micro_batches});
   if (!options.chat_template.empty())
     add(words, {"--chat-template", std::filesystem::absolute(options.chat_template).string()});
   if (!options.generation_config.empty())

@@ -16,7 +16,8 @@ namespace {
 constexpr std::chrono::minutes kTimeout{15};
 constexpr std::chrono::seconds kCallTimeout{2};
 constexpr std::chrono::milliseconds kPoll{50};
-/// How long a coordinator that does not answer may take to come back; not at the first call.
+/// How long a coordinator that does not answer may take to come back; the first call has less
+/// patience (AdminClient::kPatience).
 constexpr std::chrono::seconds kAwayTimeout{30};
 
 std::string new_operation_id() {
@@ -37,7 +38,7 @@ Result<json::value> run_operation(const AdminClient& admin,
                                   bool progress) {
   const std::string id = new_operation_id();
   const std::string change = path + "?wait=false&operation_id=" + id;
-  auto asked = admin.call(method, change, body);
+  auto asked = admin.call_patiently(method, change, body);
   if (!asked && asked.error().code != ErrorCode::kDeadlineExceeded) return asked.error();
   const std::string goes_on =
       "the change goes on in the coordinator (operation " + id + "); `moiety status` shows it";

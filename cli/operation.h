@@ -15,7 +15,8 @@ namespace moiety::cli {
 /// and comes back meanwhile goes on with it, or learns of it then.
 ///
 /// Errors: the operation's own; kCancelled after Ctrl-C and kDeadlineExceeded: the coordinator goes
-/// on with the change, and the message says so; kUnavailable: it did not come back.
+/// on with the change, and the message says so; kUnavailable: nobody is there, or it did not come
+/// back.
 Result<boost::json::value> run_operation(const AdminClient& admin,
                                          const std::string& method,
                                          const std::string& path,

@@ -16,6 +16,7 @@
 #include "cli/local_cluster.h"
 #include "cli/process.h"
 #include "common/file.h"
+#include "kernels/variant.h"
 
 namespace moiety::cli {
 namespace json = boost::json;
@@ -255,9 +256,7 @@ void add_up(CLI::App& app, Chosen& chosen) {
                    "Experts as bf16, f32 or int8 (a scale per output channel); as --dtype unless "
                    "given")
       ->check(CLI::IsMember({"bf16", "f32", "int8"}));
-  command
-      ->add_option("--kernels", cluster.kernels,
-                   "Kernel variant: auto, amx, avx512_bf16, avx512, avx2, plain, reference")
+  command->add_option("--kernels", cluster.kernels, "Kernel variant: " + kernels::variant_choices())
       ->capture_default_str();
   command
       ->add_option("--chat-template", cluster.chat_template,
@@ -284,9 +283,20 @@ void add_up(CLI::App& app, Chosen& chosen) {
       ->capture_default_str();
   command
       ->add_option("--reply-timeout-ms", cluster.reply_timeout_ms,
-                   "A worker that is silent for longer counts as lost")
+                   "A worker that is silent for longer counts as lost, whatever it needed before")
       ->check(CLI::Range(10, 600000))
       ->capture_default_str();
+  command
+      ->add_option("--least-reply-timeout-ms", cluster.least_reply_timeout_ms,
+                   "No worker counts as lost for a shorter silence; between the two it is 8 times "
+                   "the p99 of its replies; 1000 unless given")
+      ->check(CLI::Range(1, 600000));
+  command
+      ->add_option(
+          "--micro-batches", cluster.micro_batches,
+          "In how many parts a router computes a step: 1, 2, or auto (what was measured to "
+          "be faster), as it is unless given")
+      ->check(CLI::IsMember({"auto", "1", "2"}));
   command->add_flag("!--no-restart-workers", cluster.restart_workers,
                     "Leave lost workers lost until the next change");
   command->add_option("--run-dir", cluster.run_dir,

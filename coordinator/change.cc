@@ -26,7 +26,10 @@ std::string plan_summary(const Placement& placement) {
     text += fmt::format("{}worker {}: {}", text.empty() ? "" : ", ", id.value,
                         placement.experts_of(id).size());
   }
-  return text.empty() ? std::string("no worker") : text.append(" experts");
+  text = text.empty() ? std::string("no worker") : text.append(" experts");
+  if (!placement.router_experts.empty())
+    text += fmt::format(", every router: {} experts", placement.router_experts.size());
+  return text;
 }
 
 /// Takes experts that no deployment keeps out of a placement.
@@ -234,7 +237,8 @@ Result<void> ClusterState::plan() {
   options.policy = config_.policy;
   options.capacity_per_layer = config_.capacity_per_layer;
   options.replicas = config_.replicas;
-  options.load = config_.load;
+  options.load = load_.for_planning();
+  options.follow_load = change_->operation.follows_load && !options.load.empty();
   options.router_experts =
       planner::choose_router_experts(config_.model, change_->wanted, config_.router_expert_bytes);
   options.eplb_groups = config_.eplb_groups;

@@ -149,7 +149,7 @@ void ClusterState::restore(DurableState durable) {
     if (!each.runs) continue;
     restored.identity = each.process;
     restored.process = each.ending ? Worker::Process::kKilled : Worker::Process::kRunning;
-    restored.started = restored.last_heard = restored.ready_since = now_;
+    restored.started = restored.last_heard = now_;
     restored.expected = !each.ending;
     // It was told to end and perhaps never heard it.
     if (each.ending && !config_.static_fleet) {

@@ -82,6 +82,12 @@ void add_cluster(Page& page, const ClusterStatus& status) {
              status.replicas_missing);
   page.gauge("moiety_deployments", "Deployments served or draining", status.deployments.size());
   page.gauge("moiety_routers", "Connected routers", status.routers.size());
+  page.gauge("moiety_router_experts", "Experts that every router shall hold itself",
+             status.router_experts);
+  auto held = page.gauges("moiety_router_expert_bytes", "Bytes of the experts that it holds");
+  for (const RouterStatus& each : status.routers)
+    held.set({{"router", std::to_string(each.id.value)}},
+             static_cast<double>(each.stats.bytes_resident));
   page.gauge("moiety_operations_waiting", "Changes that wait for the one that runs",
              status.queued_operations);
   page.counter("moiety_epoch_changes_total", "Epochs published", status.epoch_changes);
@@ -103,11 +109,15 @@ void add_workers(Page& page, const ClusterStatus& status) {
   }
   auto bytes = page.gauges("moiety_worker_expert_bytes", "Bytes of the experts that it holds");
   auto capacity = page.gauges("moiety_worker_capacity_bytes", "Bytes of experts that it may hold");
+  auto load = page.gauges("moiety_worker_load_share",
+                          "Share of the observed load of experts that falls to this worker as "
+                          "they are placed");
   auto losses = page.counters("moiety_worker_id_losses_total", "Losses under this id");
   for (const WorkerStatus& each : status.workers) {
     const Labels labels{{"worker", std::to_string(each.id.value)}};
     bytes.set(labels, static_cast<double>(each.bytes));
     if (each.capacity_bytes != 0) capacity.set(labels, static_cast<double>(each.capacity_bytes));
+    load.set(labels, each.load);
     losses.set(labels, static_cast<double>(each.losses));
   }
 }

@@ -256,7 +256,6 @@ void ClusterState::on_worker_message(WorkerId id, const proto::ControlMessage& m
   from.loading = false;
   dirty_ = true;
   if (!ready->error) {
-    if (from.resident.empty()) from.ready_since = now_;
     Experts held;
     std::set_union(from.resident.begin(), from.resident.end(), from.load_set.begin(),
                    from.load_set.end(), std::back_inserter(held));
@@ -300,6 +299,7 @@ void ClusterState::on_router_message(RouterId id, const proto::ControlMessage& m
                        active->epoch.value));
       return;
     }
+    if (!active->problem.empty()) return router_has_problem(id, *active);
     from.oldest = from.active = active->epoch;
     dirty_ = true;
     const auto view = std::find_if(history_.begin(), history_.end(), [&](const EpochView& each) {
@@ -317,8 +317,27 @@ void ClusterState::on_router_message(RouterId id, const proto::ControlMessage& m
   if (const auto* suspicion = std::get_if<proto::WorkerSuspect>(&message)) {
     return suspect(id, suspicion->worker, suspicion->incarnation, suspicion->reason);
   }
+  if (const auto* load = std::get_if<proto::ExpertLoad>(&message)) {
+    if (load_.fits(load->tokens)) return load_.add(load->tokens, now_);
+    act(CloseConnection{*from.connection});
+    return router_left(id,
+                       "it reported the load of other layers and experts than the checkpoint's");
+  }
   note(LogLevel::kWarning,
        fmt::format("router {} sent a message that routers do not send; ignored", id.value));
+}
+
+/// It serves on with an older epoch and tries again; a change does not wait for that.
+void ClusterState::router_has_problem(RouterId id, const proto::EpochActive& report) {
+  const std::string why =
+      fmt::format("router {} does not hold the experts that epoch {} wants routers to hold: {}",
+                  id.value, report.epoch.value, report.problem);
+  note(LogLevel::kError, why);
+  if (!change_ || change_->phase != Phase::kActivating || report.epoch < change_->epoch ||
+      change_->failure)
+    return;
+  change_->failure = fail(ErrorCode::kUnavailable, why);
+  dirty_ = true;
 }
 
 void ClusterState::suspect(RouterId router,
@@ -353,16 +372,18 @@ void ClusterState::on(const PeerClosed& event) {
     return;
   }
   if (const auto it = router_connections_.find(event.connection); it != router_connections_.end()) {
-    Router& router = routers_.at(it->second);
-    router.connection.reset();
-    // Only the connection is known to be gone. The router may serve on and come back; until its
-    // lease is over, the experts of the epochs that it uses stay.
-    router.gone_at = now_ + config_.lease_ttl;
-    note(LogLevel::kInfo,
-         fmt::format("router {} disconnected: {}", it->second.value, event.reason));
-    router_connections_.erase(it);
-    dirty_ = true;
+    router_left(it->second, event.reason);
   }
+}
+
+void ClusterState::router_left(RouterId id, const std::string& why) {
+  Router& router = routers_.at(id);
+  router_connections_.erase(*router.connection);
+  router.connection.reset();
+  // Until its lease is over, the experts of the epochs that it uses stay.
+  router.gone_at = now_ + config_.lease_ttl;
+  note(LogLevel::kInfo, fmt::format("router {} disconnected: {}", id.value, why));
+  dirty_ = true;
 }
 
 void ClusterState::on(const ProcessStarted& event) {

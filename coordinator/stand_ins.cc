@@ -63,13 +63,9 @@ void ClusterState::choose_stand_ins() {
     }
   }
   if (missing.empty()) return;
-  if (!config_.load.empty()) {
-    const auto load_of = [this](ExpertId id) {
-      return config_.load[static_cast<std::size_t>(id.layer)][static_cast<std::size_t>(id.expert)];
-    };
-    std::stable_sort(missing.begin(), missing.end(),
-                     [&](ExpertId a, ExpertId b) { return load_of(a) > load_of(b); });
-  }
+  // Where not all find room, those that are missed most do.
+  std::stable_sort(missing.begin(), missing.end(),
+                   [this](ExpertId a, ExpertId b) { return load_.share(a) > load_.share(b); });
 
   struct Candidate {
     WorkerId id;

@@ -23,6 +23,7 @@ ClusterState::ClusterState(ClusterConfig config,
       now_(now),
       last_tick_(now),
       workers_(config_.max_workers),
+      load_(config_.model),
       incarnation_counter_(config_.first_incarnation - 1),
       peers_back_at_(now) {
   MOIETY_CHECK(config_.first_incarnation > 0, "incarnation 0 means none");
@@ -167,6 +168,7 @@ void ClusterState::on(const UndrainRequest& event) {
 void ClusterState::on(const RebalanceRequest& event) {
   Operation rebalance;
   rebalance.kind = Kind::kRebalance;
+  rebalance.follows_load = true;
   request(event, std::move(rebalance));
 }
 

@@ -11,6 +11,7 @@
 
 #include "coordinator/durable.h"
 #include "coordinator/events.h"
+#include "coordinator/observed_load.h"
 #include "coordinator/status.h"
 #include "planner/place.h"
 
@@ -31,9 +32,8 @@ struct ClusterConfig {
   /// What a worker may hold above its capacity, as a share of it, while experts move or while it
   /// stands in for a lost worker.
   double move_headroom = 0.25;
-  std::int32_t replicas = 1;              ///< copies of each needed expert, as far as there is room
-  std::vector<std::vector<double>> load;  ///< [layer][expert], as PlaceOptions::load
-  std::int32_t eplb_groups = 1;           ///< as in PlaceOptions
+  std::int32_t replicas = 1;     ///< copies of each needed expert, as far as there is room
+  std::int32_t eplb_groups = 1;  ///< as in PlaceOptions
   std::int32_t eplb_nodes = 1;
   planner::PlacementPolicy policy = planner::PlacementPolicy::kMembership;
   /// Of experts that each router holds itself. In effect from the next change on.
@@ -51,7 +51,7 @@ struct ClusterConfig {
   std::chrono::milliseconds shutdown_grace{15000};  ///< for routers to drain
   std::chrono::milliseconds stop_timeout{
       15000};  ///< for workers to end; above the fleet's own grace
-  std::chrono::milliseconds first_backoff{200};  ///< before a second restart in a row; doubles
+  std::chrono::milliseconds first_backoff{200};  ///< before a restart, where not at once; doubles
   std::chrono::milliseconds max_backoff{5000};
   std::size_t max_queued_operations = 16;
 };
@@ -132,7 +132,7 @@ class ClusterState {
     bool parked = false;              // lost and not started again before the next change
     Clock::time_point restart_at;
     std::chrono::milliseconds backoff{0};
-    Clock::time_point ready_since;
+    std::vector<Clock::time_point> recent_losses;
     int failures = 0;  // ends in a row without having been ready
     std::uint64_t losses = 0;
     std::string last_loss;
@@ -158,6 +158,8 @@ class ClusterState {
   struct Operation : DurableOperation {
     std::vector<RequestId> requests;  // calls to answer when it has ended
     bool resumed = false;             // it ran when an earlier coordinator ended
+    // A client asked for a rebalance. Not durable: what was observed is lost with it.
+    bool follows_load = false;
   };
 
   enum class Phase : std::uint8_t {
@@ -213,6 +215,9 @@ class ClusterState {
   void welcome_router(const PeerHello& event);
   void on_worker_message(WorkerId id, const proto::ControlMessage& message);
   void on_router_message(RouterId id, const proto::ControlMessage& message);
+  /// Its connection is gone; it may serve on and come back.
+  void router_left(RouterId id, const std::string& why);
+  void router_has_problem(RouterId id, const proto::EpochActive& report);
   void suspect(RouterId router, WorkerId worker, std::uint64_t incarnation, const std::string& why);
 
   // durable.cc
@@ -304,6 +309,7 @@ class ClusterState {
 
   std::vector<Worker> workers_;  // by id
   std::map<RouterId, Router> routers_;
+  ObservedLoad load_;
   std::map<ConnectionId, WorkerId> worker_connections_;
   std::map<ConnectionId, RouterId> router_connections_;
 

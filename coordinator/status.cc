@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <numeric>
 #include <set>
 
 #include "coordinator/state.h"
@@ -182,10 +181,6 @@ std::vector<GroupStatus> ClusterState::describe_groups() const {
   std::map<std::vector<std::int32_t>, GroupStatus> by_members;
   std::map<std::vector<std::int32_t>, std::set<WorkerId>> workers;
   const auto layers = planner::group_experts(config_.model, current_.deployments);
-  double total_load = 0;
-  for (const auto& layer : config_.load) {
-    total_load = std::accumulate(layer.begin(), layer.end(), total_load);
-  }
   for (std::size_t layer = 0; layer < layers.size(); ++layer) {
     for (const planner::ExpertGroup& group : layers[layer]) {
       GroupStatus& status = by_members[group.members];
@@ -199,8 +194,7 @@ std::vector<GroupStatus> ClusterState::describe_groups() const {
                                                 ExpertId{static_cast<std::int32_t>(layer), expert})
                                  ? 1
                                  : 0;
-        if (total_load > 0)
-          status.load += config_.load[layer][static_cast<std::size_t>(expert)] / total_load;
+        status.load += load_.share({static_cast<std::int32_t>(layer), expert});
         workers[group.members].insert(owners.begin(), owners.end());
       }
     }
@@ -250,6 +244,7 @@ ClusterStatus ClusterState::status(Clock::time_point now) const {
   if (published() != nullptr) status.epoch = published()->placement.epoch;
 
   const std::set<WorkerId> placed = current_.placement.workers();
+  const std::vector<double> loads = load_.shares(current_.placement, workers_.size());
   for (std::uint32_t index = 0; index < workers_.size(); ++index) {
     const Worker& each = workers_[index];
     if (each.process == Worker::Process::kNone && !each.lost && !each.retired &&
@@ -257,6 +252,7 @@ ClusterStatus ClusterState::status(Clock::time_point now) const {
       continue;
     WorkerStatus described = describe_worker(WorkerId{index});
     if (each.connection) described.lease_age = duration_cast<milliseconds>(now - each.last_heard);
+    described.load = loads[index];
     if (each.process == Worker::Process::kRunning || each.process == Worker::Process::kStopping) {
       ++status.workers_running;
       status.bytes_resident += each.stats.bytes_resident;

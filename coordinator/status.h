@@ -57,7 +57,10 @@ struct WorkerStatus {
   std::uint64_t capacity_bytes = 0;  ///< 0: no limit in bytes
   std::uint64_t stands_in_for = 0;   ///< experts of lost workers among those
   bool drained = false;              ///< not used until undrain
-  proto::WorkerStats stats;          ///< of its last heartbeat
+  /// Share of the observed load that is its to compute as the experts are placed, owners of one
+  /// expert sharing evenly; 0 before any was observed.
+  double load = 0;
+  proto::WorkerStats stats;                            ///< of its last heartbeat
   std::optional<std::chrono::milliseconds> lease_age;  ///< since its last message
   std::uint64_t losses = 0;                            ///< under this id
   std::string last_loss;                               ///< why, the last time; "" if never
@@ -100,7 +103,7 @@ struct GroupStatus {
   std::uint64_t bytes = 0;
   std::uint64_t copies = 0;      ///< on workers, as placed
   std::uint64_t on_routers = 0;  ///< of `experts`, those that routers hold themselves
-  double load = 0;               ///< share of the given load; 0 when none was given
+  double load = 0;               ///< share of the observed load; 0 before any was observed
   std::vector<WorkerId> workers;
 };
 

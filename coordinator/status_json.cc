@@ -35,6 +35,7 @@ json::object worker(const WorkerStatus& each) {
                       {"capacity_bytes", nullptr},
                       {"stands_in_for", each.stands_in_for},
                       {"drained", each.drained},
+                      {"load", each.load},
                       {"experts_resident", each.stats.experts_resident},
                       {"bytes_resident", each.stats.bytes_resident},
                       {"bytes_read", each.stats.bytes_read},

@@ -10,9 +10,11 @@ namespace moiety::coordinator {
 
 namespace {
 
-/// A worker that served this long before it ended is started again at once; one that ends sooner
-/// waits, each time longer.
-constexpr std::chrono::seconds kHealthyAfter{2};
+/// A worker that was ready to serve is started again at once, so many times within so long. One
+/// that was not, or is lost more often (it may be what it computes that ends it), waits, each time
+/// longer.
+constexpr std::size_t kRestartsAtOnce = 5;
+constexpr std::chrono::seconds kRecent{10};
 /// A change gives up when a worker ends this often in a row before it is ready.
 constexpr int kMaxFailures = 5;
 
@@ -233,7 +235,9 @@ void ClusterState::forget(Worker& gone) {
 void ClusterState::lose_worker(WorkerId id, const std::string& why) {
   Worker& lost = worker(id);
   const bool was_ready = !lost.resident.empty();
-  const bool was_healthy = was_ready && now_ - lost.ready_since >= kHealthyAfter;
+  std::erase_if(lost.recent_losses, [&](Clock::time_point at) { return now_ - at > kRecent; });
+  lost.recent_losses.push_back(now_);
+  const bool at_once = was_ready && lost.recent_losses.size() <= kRestartsAtOnce;
   forget(lost);
   if (lost.process == Worker::Process::kRunning) {
     if (config_.static_fleet) {
@@ -246,7 +250,7 @@ void ClusterState::lose_worker(WorkerId id, const std::string& why) {
       act(KillWorker{id, lost.incarnation});
     }
   }
-  if (was_healthy) {
+  if (at_once) {
     lost.backoff = {};
   } else {
     lost.backoff = lost.backoff.count() == 0 ? config_.first_backoff
@@ -260,14 +264,15 @@ void ClusterState::lose_worker(WorkerId id, const std::string& why) {
   ++worker_losses_;
   if (!was_ready) ++lost.failures;
   durable_changed_ = true;
-  const std::string then = config_.static_fleet ? std::string("others take its experts over")
-                           : lost.parked        ? std::string("it stays away until the next change")
-                           : lost.backoff.count() == 0
-                               ? std::string("starting it again at once")
-                               : fmt::format(
-                                     "starting it again in {} ms, because it did not serve "
-                                     "for {} s before",
-                                     lost.backoff.count(), kHealthyAfter.count());
+  const std::string then =
+      config_.static_fleet ? std::string("others take its experts over")
+      : lost.parked        ? std::string("it stays away until the next change")
+      : lost.backoff.count() == 0
+          ? std::string("starting it again at once")
+          : fmt::format("starting it again in {} ms, because {}", lost.backoff.count(),
+                        was_ready ? fmt::format("it was lost {} times in {} s",
+                                                lost.recent_losses.size(), kRecent.count())
+                                  : std::string("it was not ready to serve before"));
   note(LogLevel::kWarning, fmt::format("worker {} (incarnation {}) is lost: {}; {}", id.value,
                                        lost.incarnation, why, then));
   dirty_ = true;

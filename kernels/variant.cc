@@ -74,6 +74,13 @@ std::vector<Variant> supported_variants() {
   return variants;
 }
 
+std::string variant_choices() {
+  std::string names = "auto";
+  for (auto variant = kAllVariants.rbegin(); variant != kAllVariants.rend(); ++variant)
+    names.append(", ").append(variant_name(*variant));
+  return names;
+}
+
 Result<Variant> choose_variant(std::string_view name) {
   std::string_view wanted = name;
   std::string source = "kernels";
@@ -85,16 +92,14 @@ Result<Variant> choose_variant(std::string_view name) {
     source = "environment variable MOIETY_KERNELS";
     if (wanted == "auto") return supported_variants().back();
   }
-  std::string names = "auto";
   for (Variant variant : kAllVariants) {
-    names.append(", ").append(variant_name(variant));
     if (variant_name(variant) != wanted) continue;
     if (variant_supported(variant)) return variant;
     return fail(ErrorCode::kInvalidArgument,
                 source + ": this CPU cannot run '" + std::string(wanted) + "'; use auto");
   }
   return fail(ErrorCode::kInvalidArgument,
-              source + ": '" + std::string(wanted) + "' is not one of " + names);
+              source + ": '" + std::string(wanted) + "' is not one of " + variant_choices());
 }
 
 }  // namespace moiety::kernels

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -34,6 +35,9 @@ bool variant_supported(Variant variant);
 
 /// Every variant that this CPU can run, reference first, fastest last.
 std::vector<Variant> supported_variants();
+
+/// What choose_variant() takes, for help texts and messages: "auto, amx, ..., reference".
+std::string variant_choices();
 
 /// "auto" gives the fastest that the CPU has, or what the environment variable MOIETY_KERNELS
 /// names; otherwise the named one. kInvalidArgument: unknown name, or the CPU cannot run it.

@@ -42,12 +42,16 @@ struct PlaceOptions {
   std::int32_t capacity_per_layer = 0;
   /// Bytes of experts that each of `workers` may hold; 0: no limit. Empty: no limit for any.
   std::vector<std::uint64_t> capacity_bytes = {};
-  /// Copies of every needed expert, on distinct workers, as far as there is room: experts with the
-  /// most load first. EPLB's algorithms take num_needed * replicas slots of a layer and give the
-  /// extra ones to the experts with the most load per copy instead.
+  /// Copies of every needed expert, on distinct workers, as far as there is room: those that are
+  /// in `current` stay (but see follow_load), then experts with the most load first. EPLB's
+  /// algorithms take num_needed * replicas slots of a layer and give the extra ones to the experts
+  /// with the most load per copy instead.
   std::int32_t replicas = 1;
   /// [layer][expert] estimated share or count of tokens; empty: all equal.
   std::vector<std::vector<double>> load = {};
+  /// kMembership: where there is no room for all copies, those of `current` do not stay for their
+  /// own sake; the experts with the most load get them. EPLB's algorithms always do so.
+  bool follow_load = false;
   /// Experts that routers hold themselves, ascending: no worker gets them.
   std::vector<ExpertId> router_experts = {};
   /// kEplbHierarchical: contiguous equal groups of expert ids; contiguous equal shares of

@@ -46,14 +46,17 @@ class Filler {
     }
   }
 
-  /// One more copy for every expert that has fewer than `copies`.
-  void fill(std::size_t copies) {
+  /// One more copy for every expert that has fewer than `copies`; with `like` only for those that
+  /// have as many there. `keep_first`: copies that are in `current` and have room stay, before any
+  /// other gets the room.
+  void fill(std::size_t copies, bool keep_first, const Placement* like = nullptr) {
     std::vector<ExpertId> lacking;
     for (std::size_t layer = 0; layer < placement_.owners.size(); ++layer) {
       for (std::size_t expert = 0; expert < placement_.owners[layer].size(); ++expert) {
         const auto& owners = placement_.owners[layer][expert];
-        if (!owners.empty() && owners.size() < copies)
-          lacking.push_back({static_cast<std::int32_t>(layer), static_cast<std::int32_t>(expert)});
+        if (owners.empty() || owners.size() >= copies) continue;
+        if (like != nullptr && like->owners[layer][expert].size() < copies) continue;
+        lacking.push_back({static_cast<std::int32_t>(layer), static_cast<std::int32_t>(expert)});
       }
     }
     if (!options_.load.empty()) {
@@ -64,6 +67,8 @@ class Filler {
       std::stable_sort(lacking.begin(), lacking.end(),
                        [&](ExpertId a, ExpertId b) { return load(a) > load(b); });
     }
+    if (keep_first && !current_.owners.empty())
+      std::erase_if(lacking, [this](ExpertId id) { return keep(id); });
     for (ExpertId id : lacking) {
       place(static_cast<std::size_t>(id.layer), static_cast<std::size_t>(id.expert));
     }
@@ -98,6 +103,23 @@ class Filler {
            bin.used_bytes + model_.layers[layer].expert_bytes <= bin.capacity_bytes;
   }
 
+  /// Leaves a further copy where `current` has one, if there is room; false when there is none.
+  bool keep(ExpertId id) {
+    const auto layer = static_cast<std::size_t>(id.layer);
+    const auto expert = static_cast<std::size_t>(id.expert);
+    auto& owners = placement_.owners[layer][expert];
+    for (WorkerId holder : current_.owners[layer][expert]) {
+      const auto found = index_of_.find(holder);
+      if (found == index_of_.end() || contains(owners, holder) ||
+          !has_room(bins_[found->second], layer))
+        continue;
+      insert(owners, holder);
+      count(layer, expert, holder, 1);
+      return true;
+    }
+    return false;
+  }
+
   void place(std::size_t layer, std::size_t expert) {
     auto& owners = placement_.owners[layer][expert];
     std::optional<std::size_t> best = best_bin(layer, expert);
@@ -127,24 +149,38 @@ class Filler {
   }
 
   /// The only room left is beside another copy of the expert: a copy of another expert of the layer
-  /// moves there, and its place is free.
+  /// moves there, and its place is free. An expert's only copy moves if no other can.
   std::optional<std::size_t> make_room(std::size_t layer, std::size_t expert) {
+    for (const std::size_t least_copies : {2, 1}) {
+      for (const Bin& target : bins_) {
+        if (!has_room(target, layer)) continue;
+        if (const auto freed = move_one_to(target, layer, expert, least_copies)) return freed;
+      }
+    }
+    return std::nullopt;
+  }
+
+  /// Moves a copy of an expert that has at least `least_copies` to `target`, from a bin that does
+  /// not hold `expert`: that bin. Where it is the only copy, no deployment comes to need the
+  /// target.
+  std::optional<std::size_t> move_one_to(const Bin& target,
+                                         std::size_t layer,
+                                         std::size_t expert,
+                                         std::size_t least_copies) {
     const auto& mine = placement_.owners[layer][expert];
-    for (const Bin& target : bins_) {
-      if (!has_room(target, layer)) continue;
-      for (std::size_t other = 0; other < placement_.owners[layer].size(); ++other) {
-        auto& owners = placement_.owners[layer][other];
-        if (owners.size() < 2 || contains(owners, target.worker)) continue;
-        for (WorkerId source : owners) {
-          const auto from = index_of_.find(source);
-          if (from == index_of_.end() || contains(mine, source)) continue;
-          const WorkerId to = target.worker;
-          owners.erase(std::find(owners.begin(), owners.end(), source));
-          insert(owners, to);
-          count(layer, other, source, -1);
-          count(layer, other, to, 1);
-          return from->second;
-        }
+    const WorkerId to = target.worker;
+    for (std::size_t other = 0; other < placement_.owners[layer].size(); ++other) {
+      auto& owners = placement_.owners[layer][other];
+      if (owners.size() < least_copies || contains(owners, to)) continue;
+      if (owners.size() == 1 && (membership_[layer][other] & ~target.type) != 0) continue;
+      for (WorkerId source : owners) {
+        const auto from = index_of_.find(source);
+        if (from == index_of_.end() || contains(mine, source)) continue;
+        owners.erase(std::find(owners.begin(), owners.end(), source));
+        insert(owners, to);
+        count(layer, other, source, -1);
+        count(layer, other, to, 1);
+        return from->second;
       }
     }
     return std::nullopt;
@@ -223,6 +259,14 @@ std::size_t workers_needed(const std::vector<Deployment>& deployments, const Pla
   return sum;
 }
 
+std::size_t num_copies(const Placement& placement) {
+  std::size_t sum = 0;
+  for (const auto& layer : placement.owners) {
+    for (const auto& owners : layer) sum += owners.size();
+  }
+  return sum;
+}
+
 }  // namespace
 
 void add_replicas(const ModelShape& model,
@@ -236,8 +280,20 @@ void add_replicas(const ModelShape& model,
   std::size_t copies = 1;
   while (copies < wanted && mirror(model, membership, options, current, placement)) ++copies;
   if (copies < wanted) {
-    Filler filler(model, membership, options, current, placement);
-    while (copies < wanted) filler.fill(++copies);
+    const auto filled = [&](bool keep_first, const Placement* like) {
+      Placement result = placement;
+      Filler filler(model, membership, options, current, result);
+      for (std::size_t each = copies + 1; each <= wanted; ++each)
+        filler.fill(each, keep_first, like);
+      return result;
+    };
+    Placement with_copies = filled(!options.follow_load, nullptr);
+    if (options.follow_load) {
+      // Who gets copies is settled; those of them that are there already need not move.
+      Placement fewer_moves = filled(/*keep_first=*/true, &with_copies);
+      if (num_copies(fewer_moves) == num_copies(with_copies)) with_copies = std::move(fewer_moves);
+    }
+    placement = std::move(with_copies);
   }
   auto left = still_complete(model, membership, options, current, wanted);
   if (left && left->workers().size() <= placement.workers().size() &&

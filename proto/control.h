@@ -19,7 +19,7 @@
 /// Then
 ///   worker  -> coordinator  WorkerHeartbeat, ExpertsReady
 ///   coordinator -> worker   LoadExperts, DropExperts, Shutdown
-///   router  -> coordinator  RouterHeartbeat, EpochActive, WorkerSuspect
+///   router  -> coordinator  RouterHeartbeat, EpochActive, WorkerSuspect, ExpertLoad
 ///   coordinator -> router   PublishEpoch, Shutdown
 namespace moiety::proto {
 
@@ -113,10 +113,13 @@ struct PublishEpoch {
   bool operator==(const PublishEpoch&) const = default;
 };
 
-/// The router's steps now use this epoch and no earlier one.
+/// The router's steps now use this epoch and no earlier one; with a `problem` they do not yet.
 struct EpochActive {
   Epoch epoch;
   std::vector<WorkerId> lost_workers;  ///< of the placement, that this router could not reach
+  /// Why the experts that routers shall hold in this epoch are not there. It tries again by itself,
+  /// and serves with the epoch before meanwhile.
+  std::string problem = {};
   bool operator==(const EpochActive&) const = default;
 };
 
@@ -148,6 +151,13 @@ struct WorkerSuspect {
   bool operator==(const WorkerSuspect&) const = default;
 };
 
+/// Tokens that selected each routed expert since the last report of this router that was sent. A
+/// statistic: what a lost connection swallows is not sent again.
+struct ExpertLoad {
+  std::vector<std::vector<std::uint64_t>> tokens;  ///< [layer][expert]; dense layers are empty
+  bool operator==(const ExpertLoad&) const = default;
+};
+
 using ControlMessage = std::variant<Hello,
                                     Welcome,
                                     Refuse,
@@ -159,6 +169,7 @@ using ControlMessage = std::variant<Hello,
                                     PublishEpoch,
                                     EpochActive,
                                     RouterHeartbeat,
-                                    WorkerSuspect>;
+                                    WorkerSuspect,
+                                    ExpertLoad>;
 
 }  // namespace moiety::proto

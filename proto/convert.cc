@@ -123,6 +123,7 @@ void put(const EpochActive& active, wire::Control& control) {
   wire::EpochActive& out = *control.mutable_epoch_active();
   out.set_epoch(active.epoch.value);
   for (WorkerId worker : active.lost_workers) out.add_lost_workers(worker.value);
+  out.set_problem(cut(active.problem));
 }
 
 void put(const RouterHeartbeat& heartbeat, wire::Control& control) {
@@ -149,6 +150,12 @@ void put(const WorkerSuspect& suspect, wire::Control& control) {
   out.set_worker(suspect.worker.value);
   out.set_incarnation(suspect.incarnation);
   out.set_reason(cut(suspect.reason));
+}
+
+void put(const ExpertLoad& load, wire::Control& control) {
+  wire::ExpertLoad& out = *control.mutable_expert_load();
+  for (const auto& layer : load.tokens)
+    out.add_layers()->mutable_tokens()->Add(layer.begin(), layer.end());
 }
 
 // From the wire. Only what our types could not hold is checked here; validate() does the rest.
@@ -288,7 +295,7 @@ Result<ControlMessage> get(const wire::PublishEpoch& in) {
 }
 
 Result<ControlMessage> get(const wire::EpochActive& in) {
-  EpochActive active{Epoch{in.epoch()}, {}};
+  EpochActive active{Epoch{in.epoch()}, {}, in.problem()};
   for (std::uint32_t worker : in.lost_workers()) active.lost_workers.push_back(WorkerId{worker});
   return ControlMessage(std::move(active));
 }
@@ -318,6 +325,16 @@ Result<ControlMessage> get(const wire::WorkerSuspect& in) {
   return ControlMessage(WorkerSuspect{WorkerId{in.worker()}, in.incarnation(), std::move(reason)});
 }
 
+Result<ControlMessage> get(const wire::ExpertLoad& in) {
+  // Checked before anything is allocated: two bytes of the message make one vector here.
+  if (static_cast<std::size_t>(in.layers_size()) > kMaxLayers)
+    return damaged("ExpertLoad: too many layers");
+  ExpertLoad load;
+  for (const wire::LayerLoad& layer : in.layers())
+    load.tokens.emplace_back(layer.tokens().begin(), layer.tokens().end());
+  return ControlMessage(std::move(load));
+}
+
 Result<ControlMessage> get(const wire::Control& in) {
   switch (in.message_case()) {
     case wire::Control::kHello:
@@ -344,6 +361,8 @@ Result<ControlMessage> get(const wire::Control& in) {
       return get(in.router_heartbeat());
     case wire::Control::kWorkerSuspect:
       return get(in.worker_suspect());
+    case wire::Control::kExpertLoad:
+      return get(in.expert_load());
     case wire::Control::MESSAGE_NOT_SET:
       break;
   }

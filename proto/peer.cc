@@ -1,6 +1,8 @@
 #include "proto/peer.h"
 
 #include <fmt/format.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
@@ -18,6 +20,9 @@ using tcp = asio::ip::tcp;
 
 constexpr std::size_t kHeaderBytes = 4;
 constexpr std::chrono::seconds kCloseTime{1};
+// Bytes that the other host does not acknowledge for so long end the connection; without this TCP
+// itself tries for a quarter of an hour.
+constexpr std::chrono::milliseconds kUnacknowledged{4000};
 
 std::size_t frame_bytes(const char* header) {
   std::size_t bytes = 0;
@@ -55,6 +60,9 @@ Peer::Peer(asio::io_context& io, tcp::socket socket, std::size_t max_queued_byte
     remote_address_ = fmt::format("{}:{}", remote.address().to_string(), remote.port());
   }
   socket_.set_option(tcp::no_delay(true), error);
+  // A host that is gone says nothing. Clients send a heartbeat every second, so this tells them.
+  const int timeout = static_cast<int>(kUnacknowledged.count());
+  setsockopt(socket_.native_handle(), IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
 }
 
 Error Peer::lost(const error_code& error) const {

@@ -151,6 +151,16 @@ Result<void> check(const RouterHeartbeat& heartbeat) {
   return {};
 }
 
+Result<void> check(const ExpertLoad& load) {
+  MOIETY_TRY(check_size("layers", load.tokens.size(), kMaxLayers));
+  std::size_t num_experts = 0;
+  for (const auto& layer : load.tokens) {
+    MOIETY_TRY(check_size("experts of a layer", layer.size(), kMaxExpertsPerLayer));
+    num_experts += layer.size();
+  }
+  return check_size("experts", num_experts, kMaxExperts);
+}
+
 // Numbers of any value and text that encode() cuts.
 Result<void> check(const Refuse&) { return {}; }
 Result<void> check(const WorkerHeartbeat&) { return {}; }
@@ -158,10 +168,10 @@ Result<void> check(const ExpertsReady&) { return {}; }
 Result<void> check(const Shutdown&) { return {}; }
 Result<void> check(const WorkerSuspect&) { return {}; }
 
-constexpr std::string_view kNames[] = {"Hello",           "Welcome",         "Refuse",
-                                       "WorkerHeartbeat", "LoadExperts",     "ExpertsReady",
-                                       "DropExperts",     "Shutdown",        "PublishEpoch",
-                                       "EpochActive",     "RouterHeartbeat", "WorkerSuspect"};
+constexpr std::string_view kNames[] = {
+    "Hello",           "Welcome",       "Refuse",    "WorkerHeartbeat", "LoadExperts",
+    "ExpertsReady",    "DropExperts",   "Shutdown",  "PublishEpoch",    "EpochActive",
+    "RouterHeartbeat", "WorkerSuspect", "ExpertLoad"};
 static_assert(std::size(kNames) == std::variant_size_v<ControlMessage>);
 
 }  // namespace

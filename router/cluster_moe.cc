@@ -56,6 +56,11 @@ BackendStats ClusterMoe::stats() const {
   return stats;
 }
 
+HeldExperts ClusterMoe::held() const {
+  if (local_ == nullptr) return {};
+  return {local_->resident_experts(), local_->resident_bytes()};
+}
+
 void ClusterMoe::apply(const EpochView& view) {
   fleet_.apply(*lane_, view);
   const std::vector<ExpertId>& here = view.placement.router_experts;
@@ -65,8 +70,8 @@ void ClusterMoe::apply(const EpochView& view) {
                 view.placement.epoch.value, here.size());
     return;
   }
-  if (here.empty() && !local_->loading()) return;
-  local_->load(here);
+  if (!local_->loading() && local_->holds(here)) return;
+  local_->load(view.placement.epoch, here);
   fleet_.await_local();
 }
 
@@ -77,7 +82,7 @@ std::optional<std::vector<WorkerId>> ClusterMoe::applied() {
   auto lost = fleet_.applied(*lane_);
   if (lost && local_->resident_experts() > fleet_.placed_here().size()) {
     local_->keep_only(fleet_.placed_here());
-    fleet_.set_local(local_->resident());
+    fleet_.set_local(fleet_.placed_here());
   }
   return lost;
 }
@@ -128,6 +133,7 @@ void ClusterMoe::begin_step(std::uint64_t step) {
     if (event.type == fabric::Event::Type::kTimeout) break;
     handle(event);
   }
+  give_up_owing();
   fleet_.retry(*lane_);
 }
 
@@ -151,14 +157,13 @@ void ClusterMoe::row_missing(Flight& flight, std::size_t row, std::int32_t exper
   if (flight.row_failed[row] == kRowFine) flight.row_failed[row] = kRowMissing;
   const std::int32_t layer = flight.input.layer;
   const auto placed = fleet_.placed(layer, expert);
-  failure_ =
-      fail(ErrorCode::kWorkerLost,
-           "expert " + std::to_string(expert) + " of layer " + std::to_string(layer) +
-               (placed ? " was on worker " + std::to_string(placed->value) +
-                             ", which is lost; try again when it is back"
-                : fleet_.placed_here(layer, expert)
-                    ? " is to be held by this router itself, which could not read it (see its log)"
-                    : " is on no worker of epoch " + std::to_string(fleet_.epoch().value)));
+  failure_ = fail(ErrorCode::kWorkerLost,
+                  "expert " + std::to_string(expert) + " of layer " + std::to_string(layer) +
+                      (placed ? " was on worker " + std::to_string(placed->value) +
+                                    ", which is lost; try again when it is back"
+                       : fleet_.placed_here(layer, expert)
+                           ? " is to be held by this router itself, which has not read it yet"
+                           : " is on no worker of epoch " + std::to_string(fleet_.epoch().value)));
 }
 
 /// Chooses a worker for every slot (ascending). Rows that need an expert out of reach fail, and
@@ -232,20 +237,32 @@ ClusterMoe::Part& ClusterMoe::add_part(Flight& flight, WorkerId worker, std::uin
 /// Sends the pairs of these slots (ascending) to workers that are connected; those of experts that
 /// are here are only noted.
 void ClusterMoe::dispatch(Flight& flight, std::span<const std::uint32_t> slots, bool again) {
-  const MoeLayerInput& input = flight.input;
   std::vector<std::uint32_t> kept;
   std::vector<WorkerId> chosen;
   assign(flight, slots, kept, chosen);
+  const std::uint64_t before = stats_.dispatches;
+  send_parts(flight, kept, chosen, nullptr);
+  if (again) stats_.redispatches += stats_.dispatches - before;
+}
+
+/// One part for each of `chosen` [slots], and its message; `hedge_of` as in Part.
+void ClusterMoe::send_parts(Flight& flight,
+                            std::span<const std::uint32_t> slots,
+                            std::span<const WorkerId> chosen,
+                            Part* hedge_of) {
+  const std::size_t layer = size(flight.input.layer);
   std::map<WorkerId, Part*> parts;
   for (const WorkerId worker : chosen) parts[worker] = nullptr;
-  if (rounds_.size() <= size(input.layer)) rounds_.resize(size(input.layer) + 1, 0);
-  const std::uint32_t round = rounds_[size(input.layer)]++;
+  if (rounds_.size() <= layer) rounds_.resize(layer + 1, 0);
+  const std::uint32_t round = rounds_[layer]++;
   if (const auto here = parts.find(kThisRouter); here != parts.end())
     here->second = &add_part(flight, kThisRouter, round);
   for (auto& [worker, part] : parts) {
     if (part == nullptr) part = &add_part(flight, worker, round);
+    part->hedge_of = hedge_of;
+    part->hedged = hedge_of != nullptr;
   }
-  for (std::size_t i = 0; i < kept.size(); ++i) fill(flight, *parts[chosen[i]], kept[i]);
+  for (std::size_t i = 0; i < slots.size(); ++i) fill(flight, *parts[chosen[i]], slots[i]);
   std::vector<WorkerId> gone;
   for (auto& [worker, part] : parts) {
     PairList& pairs = part->dispatch.pairs;
@@ -256,46 +273,17 @@ void ClusterMoe::dispatch(Flight& flight, std::span<const std::uint32_t> slots, 
     }
     part->sent_at = Clock::now();
     part->overdue = part->sent_at + fleet_.allowed(worker, part->rows.size());
+    part->hedge_at = part->sent_at + fleet_.hedge_after(part->rows.size());
     ++flight.num_open;
     if (!lane_->send(worker.value, part->header, encode_dispatch(part->dispatch))) {
       gone.push_back(worker);
       continue;
     }
     ++stats_.dispatches;
-    stats_.redispatches += again ? 1 : 0;
     stats_.row_copies += part->rows.size();
   }
   for (const WorkerId worker : gone)
     lose(worker, Fleet::Loss::kConnection, "a message could not be sent to it");
-}
-
-void ClusterMoe::lose(WorkerId worker, Fleet::Loss how, const std::string& why) {
-  if (fleet_.connected(worker)) {
-    ++stats_.lost[Fleet::name(how)];
-    fleet_.lose(*lane_, worker, how, why);
-  }
-  ask_others(worker);
-}
-
-/// What a lost worker still owes is asked from others. Calls itself (through dispatch and lose)
-/// when they turn out to be lost too; each time one worker fewer is connected.
-void ClusterMoe::ask_others(WorkerId lost) {
-  const auto now = Clock::now();
-  std::chrono::nanoseconds noticed_after{0};
-  for (Flight& flight : flights_) {
-    std::vector<std::uint32_t> slots;
-    for (Part& part : flight.parts) {
-      if (part.worker != lost || part.state != Part::State::kOpen) continue;
-      part.state = Part::State::kDead;
-      --flight.num_open;
-      noticed_after = std::max<std::chrono::nanoseconds>(noticed_after, now - part.sent_at);
-      slots.insert(slots.end(), part.slots.begin(), part.slots.end());
-    }
-    if (slots.empty()) continue;
-    std::sort(slots.begin(), slots.end());
-    dispatch(flight, slots, true);
-  }
-  stats_.detection += noticed_after;
 }
 
 void ClusterMoe::take_news() {
@@ -333,6 +321,7 @@ void ClusterMoe::handle(const fabric::Event& event) {
           return take_reply(flight, part, event);
         }
       }
+      fleet_.settle(worker, event.header);
       ++stats_.stale_dropped;
       return;
     case fabric::Event::Type::kConnected:
@@ -360,8 +349,8 @@ void ClusterMoe::take_error(Flight& flight, Part& part, const fabric::Event& eve
   failure_ = fail(ErrorCode::kUnavailable,
                   "worker " + std::to_string(worker.value) + " could not compute layer " +
                       std::to_string(event.header.layer) + " (" + why + ")");
-  part.state = Part::State::kDead;
-  --flight.num_open;
+  close(flight, part, Part::State::kDead);
+  drop_hedges(flight, part.hedge_of != nullptr ? *part.hedge_of : part);
   for (const std::uint32_t row : part.rows) flight.row_failed[row] = kRowRefused;
 }
 
@@ -372,27 +361,16 @@ void ClusterMoe::take_reply(Flight& flight, Part& part, const fabric::Event& eve
   part.reply.resize(rows * size(flight.input.hidden_size));
   if (auto decoded = decode_rows(event.payload, part.reply); !decoded)
     return lose(part.worker, Fleet::Loss::kRefused, decoded.error().message);
-  part.state = Part::State::kDone;
-  --flight.num_open;
+  close(flight, part, Part::State::kDone);
   flight.last_reply = Clock::now();
   flight.slowest = &part;
   flight.slowest_stamps = event.header;
   fleet_.add_time(part.worker, part.rows.size(), flight.last_reply - part.sent_at);
-}
-
-void ClusterMoe::give_up_silent(Flight& flight, Clock::time_point now) {
-  std::vector<std::pair<WorkerId, std::string>> silent;
-  for (const Part& part : flight.parts) {
-    if (part.state != Part::State::kOpen || now < part.overdue) continue;
-    const auto allowed = fleet_.allowed(part.worker, part.rows.size());
-    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(allowed).count();
-    std::string why = "it did not answer within ";
-    why += std::to_string(ms);
-    why += " ms";
-    silent.emplace_back(part.worker, std::move(why));
-    fleet_.add_silence(part.worker, part.rows.size(), allowed);
+  if (part.hedge_of != nullptr) {
+    settle_hedges(flight, *part.hedge_of);
+  } else {
+    drop_hedges(flight, part);
   }
-  for (const auto& [worker, why] : silent) lose(worker, Fleet::Loss::kSilent, why);
 }
 
 /// What this router computes itself, while the others do their part.
@@ -414,18 +392,22 @@ void ClusterMoe::run_local(Flight& flight) {
 void ClusterMoe::await(Flight& flight) {
   if (flight.num_open == 0) return;
   const Clock::time_point began = Clock::now();
-  for (Part& part : flight.parts) part.overdue += began - part.sent_at;
+  for (Part& part : flight.parts) part.postpone(began - part.sent_at);
   while (flight.num_open > 0) {
     Deadline until = Clock::now() + kSlice;
     for (const Part& part : flight.parts) {
-      if (part.state == Part::State::kOpen) until = std::min(until, part.overdue);
+      if (part.state != Part::State::kOpen) continue;
+      until = std::min(until, part.hedged ? part.overdue : part.hedge_at);
     }
     const fabric::Event event = lane_->wait(until);
     const Clock::time_point now = Clock::now();
     if (now > until + kOwnPause) {
-      for (Part& part : flight.parts) part.overdue += now - until;
+      for (Part& part : flight.parts) part.postpone(now - until);
+      fleet_.postpone_owed(now - until);
     }
+    looked_at_ = now;
     if (event.type == fabric::Event::Type::kTimeout) {
+      hedge_late(flight, now);
       give_up_silent(flight, now);
       fleet_.retry(*lane_);
     } else {

@@ -39,6 +39,10 @@ struct ClusterMoeOptions {
 /// Experts that the epoch wants routers to hold are read before the switch to it is over, and
 /// computed here while the messages travel.
 ///
+/// A reply that takes longer than usual is asked from other owners as well, where there are any for
+/// all of it, and whichever is complete first counts (a hedged request). A worker that lost such a
+/// race is not asked again for what others hold until it has answered.
+///
 /// A reply counts as overdue by the time that the step loop spent waiting for it (ReplyTimes), not
 /// by the time since it was asked for; and when this process itself did not run for a while, that
 /// does not count either.
@@ -65,10 +69,8 @@ class ClusterMoe final : public StepBackend {
   Error failure() const override { return failure_; }
   void idle_wait(Deadline deadline) override;
   void interrupt() override;
-  /// Null where it holds no experts itself. Its resident_*() may be called on any thread.
-  const LocalExperts* local() const { return local_.get(); }
-
   BackendStats stats() const override;
+  HeldExperts held() const override;
 
  private:
   /// One message to one worker, and its reply; or what this router computes itself.
@@ -82,7 +84,15 @@ class ClusterMoe final : public StepBackend {
     State state = State::kOpen;
     Clock::time_point sent_at;
     Deadline overdue;
+    Deadline hedge_at;         // when others are asked too
+    bool hedged = false;       // they were, or this is such a message itself
+    Part* hedge_of = nullptr;  // the late part that this one may take the place of
     std::vector<float> reply;
+
+    void postpone(Clock::duration by) {
+      overdue += by;
+      hedge_at += by;
+    }
   };
   /// A layer that was begun and not finished.
   struct Flight {
@@ -107,16 +117,28 @@ class ClusterMoe final : public StepBackend {
               std::vector<std::uint32_t>& kept,
               std::vector<WorkerId>& chosen);
   Part& add_part(Flight& flight, WorkerId worker, std::uint32_t round);
+  void send_parts(Flight& flight,
+                  std::span<const std::uint32_t> slots,
+                  std::span<const WorkerId> chosen,
+                  Part* hedge_of);
   void run_local(Flight& flight);
   void fill(Flight& flight, Part& part, std::uint32_t slot);
   void row_missing(Flight& flight, std::size_t row, std::int32_t expert);
   void await(Flight& flight);
   void give_up_silent(Flight& flight, Clock::time_point now);
+  void give_up_owing();
   void handle(const fabric::Event& event);
   void take_reply(Flight& flight, Part& part, const fabric::Event& event);
   void take_error(Flight& flight, Part& part, const fabric::Event& event);
   void lose(WorkerId worker, Fleet::Loss how, const std::string& why);
   void ask_others(WorkerId lost);
+  void close(Flight& flight, Part& part, Part::State state);
+  void hedge_late(Flight& flight, Clock::time_point now);
+  void hedge(Flight& flight, Part& late);
+  bool has_hedges(const Flight& flight, const Part& part) const;
+  void drop_hedges(Flight& flight, const Part& part);
+  void adopt_hedges(Flight& flight, const Part& part);
+  void settle_hedges(Flight& flight, Part& late);
   void take_news();
   void count_wait(const Flight& flight);
   void combine_per_worker(const Flight& flight, std::span<float> y);
@@ -128,6 +150,7 @@ class ClusterMoe final : public StepBackend {
   std::uint64_t step_ = 0;
   std::deque<Flight> flights_;         // oldest first
   std::vector<std::uint32_t> rounds_;  // per layer: dispatches of this step so far
+  Clock::time_point looked_at_;        // when a wait for replies was last over
   Error failure_;
   BackendStats stats_;
   bool interrupted_ = false;  // seen where nobody was idle: the next idle_wait() ends at once

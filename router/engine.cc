@@ -166,6 +166,7 @@ Engine::Load Engine::load() const {
   load.masked = masked_;
   load.per_deployment = requests_;
   load.scheduler = scheduler_stats_;
+  load.held = backend_.held();
   return load;
 }
 

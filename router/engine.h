@@ -112,6 +112,7 @@ class Engine {
     std::uint64_t masked = 0;   ///< requests that went on without missing experts
     std::map<std::string, std::uint64_t> per_deployment;  ///< running and waiting
     SchedulerStats scheduler;                             ///< as of the last step or ended request
+    HeldExperts held;
   };
   Load load() const;
   const Model& model() const { return model_; }

@@ -133,6 +133,7 @@ void Fleet::suspect(WorkerId id, Worker& worker, const std::string& why) {
 void Fleet::down(WorkerId id, Worker& worker, Loss how, const std::string& why) {
   const bool was_connected = worker.state == Worker::State::kConnected;
   worker.state = Worker::State::kDown;
+  worker.owed.reset();
   worker.backoff = std::clamp(worker.backoff * 2, kFirstRetry,
                               how == Loss::kConnection ? kSlowestConnect : kSlowestRetry);
   worker.retry = Clock::now() + worker.backoff;
@@ -196,9 +197,14 @@ void Fleet::rebuild_routes() {
         route.push_back(kThisRouter);
       for (const Placement* placement : {&target_, &base_}) {
         if (!route.empty()) break;
+        bool punctual = false;
         for (const WorkerId owner : at(placement->owners, layer, expert)) {
-          if (connected(owner)) route.push_back(owner);
+          if (!connected(owner)) continue;
+          route.push_back(owner);
+          punctual = punctual || !workers_.at(owner).owed;
         }
+        if (punctual)
+          std::erase_if(route, [&](WorkerId owner) { return workers_.at(owner).owed.has_value(); });
       }
       gained = gained || (!route.empty() && at(before, layer, expert).empty());
     }
@@ -249,6 +255,42 @@ std::chrono::nanoseconds Fleet::allowed(WorkerId id, std::size_t rows) const {
   if (it != workers_.end() && it->second.times.p99(rows).count() > 0)
     return it->second.times.allowed(rows, limits_);
   return all_times_.allowed(rows, limits_);
+}
+
+std::chrono::nanoseconds Fleet::hedge_after(std::size_t rows) const {
+  return all_times_.hedge_after(rows, limits_);
+}
+
+void Fleet::owes(WorkerId id, const Owed& owed) {
+  const auto it = workers_.find(id);
+  if (it == workers_.end() || it->second.state != Worker::State::kConnected || it->second.owed)
+    return;
+  it->second.owed = owed;
+  rebuild_routes();
+}
+
+void Fleet::settle(WorkerId id, const fabric::Header& header) {
+  const auto it = workers_.find(id);
+  if (it == workers_.end() || !it->second.owed || !header.answers(it->second.owed->header)) return;
+  it->second.times.add(it->second.owed->rows, Clock::now() - it->second.owed->sent_at);
+  it->second.owed.reset();
+  rebuild_routes();
+}
+
+void Fleet::postpone_owed(Clock::duration by) {
+  for (auto& [id, worker] : workers_) {
+    if (worker.owed) worker.owed->overdue += by;
+  }
+}
+
+std::vector<std::pair<WorkerId, std::chrono::nanoseconds>> Fleet::overdue(
+    Clock::time_point now) const {
+  std::vector<std::pair<WorkerId, std::chrono::nanoseconds>> late;
+  for (const auto& [id, worker] : workers_) {
+    if (worker.owed && now >= worker.owed->overdue)
+      late.emplace_back(id, now - worker.owed->sent_at);
+  }
+  return late;
 }
 
 }  // namespace moiety

@@ -34,6 +34,14 @@ inline constexpr WorkerId kThisRouter{0xffff'ffffu};
 /// a wait each time, so that gets as rare as every 60 s. Confined to the step loop's thread.
 class Fleet {
  public:
+  /// A dispatch that others have answered in its place.
+  struct Owed {
+    fabric::Header header;
+    Clock::time_point sent_at;
+    Deadline overdue;
+    std::size_t rows = 0;
+  };
+
   struct Worker {
     enum class State : std::uint8_t { kConnecting, kConnected, kDown };
     std::uint64_t incarnation = 0;
@@ -45,6 +53,7 @@ class Fleet {
     Clock::time_point retry;  ///< kDown: when to connect again
     std::chrono::milliseconds backoff{0};
     ReplyTimes times;
+    std::optional<Owed> owed;  ///< the first of them; until it is answered, others are preferred
   };
 
   /// How a worker was found to be lost.
@@ -102,6 +111,16 @@ class Fleet {
   /// How long a reply of so many rows may take; a worker that was not heard yet is judged by the
   /// others.
   std::chrono::nanoseconds allowed(WorkerId worker, std::size_t rows) const;
+  /// As ReplyTimes says, by the times of all workers: one that is slow must not look usual.
+  std::chrono::nanoseconds hedge_after(std::size_t rows) const;
+
+  /// Others have answered in its place: it is not asked for what others hold until it answers.
+  void owes(WorkerId worker, const Owed& owed);
+  /// A late reply.
+  void settle(WorkerId worker, const fabric::Header& header);
+  void postpone_owed(Clock::duration by);
+  /// Connected workers whose late reply is overdue, and how long it was waited for.
+  std::vector<std::pair<WorkerId, std::chrono::nanoseconds>> overdue(Clock::time_point now) const;
 
  private:
   void connect(fabric::RouterLane& lane, WorkerId id, Worker& worker);

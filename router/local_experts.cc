@@ -1,7 +1,7 @@
 #include "router/local_experts.h"
 
 #include <algorithm>
-#include <set>
+#include <chrono>
 #include <utility>
 
 #include "common/check.h"
@@ -12,12 +12,15 @@ namespace {
 
 // Read between two looks at whether to go on.
 constexpr std::size_t kAtOnce = 64;
+constexpr std::chrono::milliseconds kFirstRetry{200};
+constexpr std::chrono::milliseconds kSlowestRetry{5000};
 
 }  // namespace
 
 LocalExperts::LocalExperts(const LocalExpertOptions& options, std::function<void()> on_loaded)
     : store_(*options.checkpoint, options.dtype),
       runner_(options.variant, *options.pool),
+      on_failed_(options.on_failed),
       on_loaded_(std::move(on_loaded)),
       thread_([this] { work(); }) {}
 
@@ -30,10 +33,10 @@ LocalExperts::~LocalExperts() {
   thread_.join();
 }
 
-void LocalExperts::load(std::vector<ExpertId> experts) {
+void LocalExperts::load(Epoch epoch, std::vector<ExpertId> experts) {
   {
     const std::lock_guard lock(mutex_);
-    wanted_ = std::move(experts);
+    wanted_ = Load{epoch, std::move(experts)};
     loading_ = true;
     loaded_ = false;
   }
@@ -50,26 +53,42 @@ bool LocalExperts::take_loaded() {
   return std::exchange(loaded_, false);
 }
 
+bool LocalExperts::holds(const std::vector<ExpertId>& experts) const {
+  const std::vector<ExpertId> held = store_.resident();
+  return std::includes(held.begin(), held.end(), experts.begin(), experts.end());
+}
+
 void LocalExperts::keep_only(const std::vector<ExpertId>& experts) {
   MOIETY_CHECK(!loading(), "experts are dropped while others are read");
   store_.keep_only({experts.begin(), experts.end()});
 }
 
-bool LocalExperts::read(const std::vector<ExpertId>& experts) {
-  const std::span<const ExpertId> all(experts);
+std::optional<Result<void>> LocalExperts::attempt(const Load& load) {
+  const std::span<const ExpertId> all(load.experts);
   for (std::size_t i = 0; i < all.size(); i += kAtOnce) {
-    const auto loaded = store_.load(all.subspan(i, std::min(kAtOnce, all.size() - i)));
-    if (!loaded) {
-      log_error(
-          "this router shall hold {} experts and cannot read those from expert {} of layer {} "
-          "on, so they are missing: {}",
-          all.size(), all[i].expert, all[i].layer, loaded.error().message);
-      return true;
-    }
+    if (auto loaded = store_.load(all.subspan(i, std::min(kAtOnce, all.size() - i))); !loaded)
+      return loaded;
     const std::lock_guard lock(mutex_);
-    if (stop_ || wanted_) return false;
+    if (stop_ || wanted_) return std::nullopt;
   }
-  return true;
+  return Result<void>();
+}
+
+bool LocalExperts::read(const Load& load) {
+  std::chrono::milliseconds backoff = kFirstRetry;
+  for (;;) {
+    const std::optional<Result<void>> read = attempt(load);
+    if (!read) return false;
+    if (*read) return true;
+    log_error(
+        "epoch {} wants routers to hold {} experts; they cannot be read here, next try in {} "
+        "ms: {}",
+        load.epoch.value, load.experts.size(), backoff.count(), read->error().message);
+    if (on_failed_) on_failed_(load.epoch, read->error());
+    std::unique_lock lock(mutex_);
+    if (wake_.wait_for(lock, backoff, [&] { return stop_ || wanted_; })) return false;
+    backoff = std::min(2 * backoff, kSlowestRetry);
+  }
 }
 
 void LocalExperts::work() {
@@ -77,9 +96,9 @@ void LocalExperts::work() {
   while (true) {
     wake_.wait(lock, [&] { return stop_ || wanted_; });
     if (stop_) return;
-    const std::vector<ExpertId> experts = *std::exchange(wanted_, std::nullopt);
+    const Load load = *std::exchange(wanted_, std::nullopt);
     lock.unlock();
-    const bool done = read(experts);
+    const bool done = read(load);
     lock.lock();
     if (!done || wanted_) continue;
     loading_ = false;

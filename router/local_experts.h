@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/ids.h"
 #include "experts/run.h"
 #include "experts/store.h"
 
@@ -18,6 +19,9 @@ struct LocalExpertOptions {
   DType dtype = DType::kBF16;
   kernels::Variant variant{};
   ThreadPool* pool = nullptr;  ///< of the step loop
+  /// Told of every attempt to read that failed, on the reading thread, with the epoch that wants
+  /// the experts. May be empty.
+  std::function<void(Epoch, const Error&)> on_failed = {};
 };
 
 /// The experts that a router holds itself. They are read on a thread of their own while steps run;
@@ -30,11 +34,14 @@ class LocalExperts {
   ~LocalExperts();
 
   /// Begins to read what is not there yet; returns at once. Takes the place of an earlier call that
-  /// is not done. What cannot be read is logged and stays missing.
-  void load(std::vector<ExpertId> experts);
+  /// is not done. What cannot be read is tried again, after 0.2 s and then every 5 s at least,
+  /// until it can or another call takes its place.
+  void load(Epoch epoch, std::vector<ExpertId> experts);
   bool loading() const;
-  /// True once after the last load() is done.
+  /// True once after all that the last load() named is there.
   bool take_loaded();
+  /// Whether all of these (ascending) are there.
+  bool holds(const std::vector<ExpertId>& experts) const;
   /// Drops all others. Not while it is loading.
   void keep_only(const std::vector<ExpertId>& experts);
 
@@ -46,16 +53,24 @@ class LocalExperts {
   Result<void> run(std::int32_t layer, const Dispatch& dispatch, std::span<float> reply);
 
  private:
+  struct Load {
+    Epoch epoch;
+    std::vector<ExpertId> experts;
+  };
+
   void work();
-  /// False when it shall not go on: another load, or the end.
-  bool read(const std::vector<ExpertId>& experts);
+  /// Until all of it is there. False when it shall not go on: another load, or the end.
+  bool read(const Load& load);
+  /// One attempt, a few experts at a time; nullopt as above.
+  std::optional<Result<void>> attempt(const Load& load);
 
   ExpertStore store_;
   ExpertRunner runner_;
+  const std::function<void(Epoch, const Error&)> on_failed_;
   const std::function<void()> on_loaded_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::optional<std::vector<ExpertId>> wanted_;  // guarded by mutex_, as all below
+  std::optional<Load> wanted_;  // guarded by mutex_, as all below
   bool loading_ = false;
   bool loaded_ = false;
   bool stop_ = false;

@@ -24,6 +24,7 @@ class LocalMoe final : public StepBackend {
   void apply(const EpochView&) override { switching_ = true; }
   std::optional<std::vector<WorkerId>> applied() override;
   Error failure() const override { return failure_; }
+  HeldExperts held() const override { return {store_.num_experts(), store_.bytes_resident()}; }
   void idle_wait(Deadline deadline) override;
   void interrupt() override;
 

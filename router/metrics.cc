@@ -99,6 +99,10 @@ struct RouterMetrics::State {
         redispatches(counter("moiety_redispatches_total",
                              "Messages sent again to another owner within a layer, because a "
                              "worker was lost")),
+        hedges(
+            counter("moiety_hedges_total", "Late messages for which other owners were asked too")),
+        hedges_won(counter("moiety_hedges_won_total",
+                           "Of moiety_hedges_total, those where the others answered first")),
         lost_workers(BuildCounter()
                          .Name("moiety_workers_lost_total")
                          .Help("Workers that this router gave up, by what told it: connection, "
@@ -115,6 +119,9 @@ struct RouterMetrics::State {
             "Rows sent to workers; divided by moiety_dispatch_rows_total: the mean fan-out")),
         local_pairs(counter("moiety_local_expert_pairs_total",
                             "Pairs of a token and an expert that this router computed itself")),
+        held_experts(gauge("moiety_router_experts_resident",
+                           "Routed experts that this process holds itself")),
+        held_bytes(gauge("moiety_router_expert_bytes_resident", "Bytes of their packed weights")),
         stale(counter("moiety_stale_replies_total",
                       "Replies dropped because they matched no dispatch under way")),
         wait_seconds(
@@ -141,10 +148,10 @@ struct RouterMetrics::State {
                        .Register(registry)),
         lane_sent(lane_bytes.Add({{"direction", "sent"}})),
         lane_received(lane_bytes.Add({{"direction", "received"}})) {
-    if (!per_expert) return;
     for (std::size_t layer = 0; layer < architecture.layers.size(); ++layer) {
       const std::int32_t count = architecture.layers[layer].moe.num_routed;
       experts.emplace_back(static_cast<std::size_t>(count));
+      if (!per_expert) continue;
       for (std::int32_t expert = 0; expert < count; ++expert) {
         experts.back()[static_cast<std::size_t>(expert)].counter = &expert_tokens.Add(
             {{"layer", std::to_string(layer)}, {"expert", std::to_string(expert)}});
@@ -156,7 +163,7 @@ struct RouterMetrics::State {
   /// many threads may advance; scrape() moves the sum there.
   struct ExpertTokens {
     std::atomic<std::uint64_t> tokens{0};
-    prometheus::Counter* counter = nullptr;
+    prometheus::Counter* counter = nullptr;  // null: no series
   };
 
   prometheus::Counter& counter(const char* name, const char* help) {
@@ -197,6 +204,8 @@ struct RouterMetrics::State {
   prometheus::Counter& retries;
   prometheus::Counter& masked;
   prometheus::Counter& redispatches;
+  prometheus::Counter& hedges;
+  prometheus::Counter& hedges_won;
   prometheus::Family<prometheus::Counter>& lost_workers;
   prometheus::Counter& detection_seconds;
   prometheus::Counter& layers;
@@ -204,6 +213,8 @@ struct RouterMetrics::State {
   prometheus::Counter& rows;
   prometheus::Counter& row_copies;
   prometheus::Counter& local_pairs;
+  prometheus::Gauge& held_experts;
+  prometheus::Gauge& held_bytes;
   prometheus::Counter& stale;
   prometheus::Counter& wait_seconds;
   prometheus::Counter& blocked_seconds;
@@ -214,7 +225,7 @@ struct RouterMetrics::State {
   prometheus::Family<prometheus::Counter>& lane_bytes;
   prometheus::Counter& lane_sent;
   prometheus::Counter& lane_received;
-  std::vector<std::vector<ExpertTokens>> experts;  // [layer][expert]; empty when turned off
+  std::vector<std::vector<ExpertTokens>> experts;  // [layer][expert]
   std::mutex scrape_mutex;                         // counters are advanced to sums by one thread
   std::atomic<std::uint64_t> requests_total{0};
 };
@@ -259,6 +270,8 @@ void RouterMetrics::on_backend(const BackendStats& stats) {
   for (const auto& [worker, layers] : stats.slowest)
     advance(state_->slowest.Add({{"worker", std::to_string(worker.value)}}), layers);
   advance(state_->redispatches, stats.redispatches);
+  advance(state_->hedges, stats.hedges);
+  advance(state_->hedges_won, stats.hedges_won);
   for (const auto& [how, count] : stats.lost)
     advance(state_->lost_workers.Add({{"by", how}}), count);
   advance(state_->detection_seconds, seconds(stats.detection));
@@ -296,6 +309,8 @@ std::string RouterMetrics::scrape(const Engine::Load& load, Epoch epoch) {
   state_->waiting.Set(static_cast<double>(load.waiting));
   state_->parked.Set(static_cast<double>(load.parked));
   state_->epoch.Set(static_cast<double>(epoch.value));
+  state_->held_experts.Set(static_cast<double>(load.held.experts));
+  state_->held_bytes.Set(static_cast<double>(load.held.bytes));
   const SchedulerStats& scheduler = load.scheduler;
   state_->kv_blocks.Set(scheduler.kv_blocks);
   state_->kv_blocks_used.Set(scheduler.kv_blocks_used);
@@ -309,10 +324,21 @@ std::string RouterMetrics::scrape(const Engine::Load& load, Epoch epoch) {
   advance(state_->prefix_evictions, scheduler.prefix_evictions);
   for (auto& layer : state_->experts) {
     for (State::ExpertTokens& expert : layer) {
+      if (expert.counter == nullptr) continue;
       advance(*expert.counter, expert.tokens.load(std::memory_order_relaxed));
     }
   }
   return prometheus::TextSerializer().Serialize(state_->registry.Collect());
+}
+
+std::vector<std::vector<std::uint64_t>> RouterMetrics::expert_tokens() const {
+  std::vector<std::vector<std::uint64_t>> totals;
+  for (const auto& layer : state_->experts) {
+    auto& tokens = totals.emplace_back();
+    for (const State::ExpertTokens& expert : layer)
+      tokens.push_back(expert.tokens.load(std::memory_order_relaxed));
+  }
+  return totals;
 }
 
 std::uint64_t RouterMetrics::requests_total() const { return state_->requests_total; }

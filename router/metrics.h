@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "checkpoint/architecture.h"
 #include "common/deployment_name.h"
@@ -31,6 +32,9 @@ class RouterMetrics final : public EngineObserver {
   /// Text exposition format. Gauges and the scheduler's counters are set from `load` and `epoch`
   /// first.
   std::string scrape(const Engine::Load& load, Epoch epoch);
+
+  /// [layer][expert]: tokens that selected each expert since the start, also without `per_expert`.
+  std::vector<std::vector<std::uint64_t>> expert_tokens() const;
 
   std::uint64_t requests_total() const;
   std::uint64_t prompt_tokens_total() const;

@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "kernels/variant.h"
+
 namespace moiety {
 
 void add_router_flags(CLI::App& app, RouterOptions& options) {
@@ -20,8 +22,7 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
          },
          "Weights and GEMM inputs as bf16 (default) or f32")
       ->check(CLI::IsMember({"bf16", "f32"}));
-  app.add_option("--kernels", options.kernels,
-                 "Kernel variant: auto, amx, avx512_bf16, avx512, avx2, plain, reference")
+  app.add_option("--kernels", options.kernels, "Kernel variant: " + kernels::variant_choices())
       ->capture_default_str();
   app.add_option("--max-num-seqs", options.engine.max_num_seqs, "Most sequences in one step")
       ->check(CLI::Range(1, 4096))

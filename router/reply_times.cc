@@ -8,6 +8,9 @@ namespace moiety {
 namespace {
 
 constexpr int kFactor = 8;
+constexpr int kHedgeFactor = 2;
+// Far enough in the future, and added to a time it does not overflow.
+constexpr std::chrono::hours kNever{24 * 180};
 
 }  // namespace
 
@@ -44,6 +47,13 @@ std::chrono::nanoseconds ReplyTimes::allowed(std::size_t rows, const ReplyLimits
   if (usual.count() == 0) return limits.cap;
   return std::clamp<std::chrono::nanoseconds>(usual * kFactor, std::min(limits.floor, limits.cap),
                                               limits.cap);
+}
+
+std::chrono::nanoseconds ReplyTimes::hedge_after(std::size_t rows,
+                                                 const ReplyLimits& limits) const {
+  const std::chrono::nanoseconds usual = p99(rows);
+  if (usual.count() == 0 || limits.hedge_floor.count() == 0) return kNever;
+  return std::max<std::chrono::nanoseconds>(usual * kHedgeFactor, limits.hedge_floor);
 }
 
 }  // namespace moiety

@@ -14,6 +14,9 @@ struct ReplyLimits {
   std::chrono::milliseconds floor{1000};
   /// Every worker counts as silent then, also one that was never heard.
   std::chrono::milliseconds cap{10000};
+  /// Nobody else is asked for what is late before (zero: nor afterwards). Twenty milliseconds pass
+  /// easily where processes share cores, and asking costs another worker the same work again.
+  std::chrono::milliseconds hedge_floor{20};
 };
 
 /// The times that one worker took for its replies, by the number of rows, and how long it may take
@@ -30,6 +33,9 @@ class ReplyTimes {
   /// The p99 of so many rows, as above; zero when nothing is known.
   std::chrono::nanoseconds p99(std::size_t rows) const;
   std::chrono::nanoseconds allowed(std::size_t rows, const ReplyLimits& limits) const;
+  /// How long a reply may take before others are asked too: twice the p99, at least the floor;
+  /// half a year where nothing is known, or where nobody shall be asked.
+  std::chrono::nanoseconds hedge_after(std::size_t rows, const ReplyLimits& limits) const;
 
  private:
   static constexpr std::size_t kTimes = 64;

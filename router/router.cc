@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <future>
 #include <mutex>
@@ -16,6 +17,7 @@
 #include "router/api.h"
 #include "router/cluster_moe.h"
 #include "router/embedded.h"
+#include "router/load_report.h"
 #include "router/openai_json.h"
 
 namespace moiety {
@@ -88,7 +90,11 @@ class ClusterControl {
         options_,
         proto::ControlClientCallbacks{
             .on_message = [this](proto::ControlMessage message) { handle(std::move(message)); },
-            .make_heartbeat = [this] { return heartbeat(); },
+            .make_heartbeat =
+                [this] {
+                  report_load();
+                  return heartbeat();
+                },
             .complete_hello = [this](proto::Hello& hello) { complete(hello); },
             .on_welcome = [this](const proto::Welcome& welcome) { welcomed(welcome); },
             .on_orphaned = [this](const Error& why) { stop_.stop(why); }});
@@ -103,10 +109,22 @@ class ClusterControl {
     }
   }
 
-  void send(const proto::ControlMessage& message) {
+  /// False: there is no connection now.
+  bool send(const proto::ControlMessage& message) {
     const std::lock_guard lock(mutex_);
-    if (client_ == nullptr) return;
-    if (auto sent = client_->send(message); !sent)
+    if (client_ == nullptr) return false;
+    auto sent = client_->send(message);
+    if (!sent) log_warning("to the coordinator: {}", sent.error().message);
+    return sent.has_value();
+  }
+
+  /// Experts that this router shall hold cannot be read. One that serves goes on as before; one
+  /// that cannot even begin ends, so that whoever started it hears why.
+  void cannot_hold(Epoch epoch, const Error& why) {
+    const std::lock_guard lock(mutex_);
+    if (client_ == nullptr) return;  // the end: there may be no engine any more
+    if (engine_.epoch().value == 0) return stop_.stop(why);
+    if (auto sent = client_->send(proto::EpochActive{epoch, {}, why.message}); !sent)
       log_warning("to the coordinator: {}", sent.error().message);
   }
 
@@ -131,11 +149,15 @@ class ClusterControl {
     const fabric::LaneIdentity identity{*assigned_id_, 0, options_.hello.token};
     auto lane = fabric_ == "mpi" ? fabric::open_mpi_router_lane(identity)
                                  : fabric::open_ucx_router_lane(identity);
-    if (!lane) return stop_.stop(lane.error());
+    if (!lane) {
+      lane_failed_ = true;
+      return stop_.stop(lane.error());
+    }
     backend_.attach(std::move(*lane), *assigned_id_);
   }
 
   void handle(proto::ControlMessage message) {
+    if (lane_failed_) return;  // the process is about to end
     if (auto* publish = std::get_if<proto::PublishEpoch>(&message)) {
       engine_.apply(std::move(publish->view), [this](Epoch epoch, std::vector<WorkerId> lost) {
         send(proto::EpochActive{epoch, std::move(lost)});
@@ -149,13 +171,22 @@ class ClusterControl {
     }
   }
 
+  /// Of the client's thread, with each heartbeat.
+  void report_load() {
+    const Clock::time_point now = Clock::now();
+    if (!load_report_.due(now)) return;
+    LoadReport::Counts totals = metrics_.expert_tokens();
+    LoadReport::Counts news = load_report_.since_last(totals);
+    if (!news.empty() && send(proto::ExpertLoad{std::move(news)}))
+      load_report_.sent(std::move(totals), now);
+  }
+
   proto::ControlMessage heartbeat() {
     const Engine::Load load = engine_.load();
     return proto::RouterHeartbeat{
         {load.epoch, load.running, load.waiting, load.parked, load.per_deployment,
          metrics_.requests_total(), metrics_.prompt_tokens_total(),
-         metrics_.generation_tokens_total(), backend_.local()->resident_experts(),
-         backend_.local()->resident_bytes()}};
+         metrics_.generation_tokens_total(), load.held.experts, load.held.bytes}};
   }
 
   Engine& engine_;
@@ -164,6 +195,8 @@ class ClusterControl {
   StopSignal& stop_;
   const std::string fabric_;
   std::optional<std::uint32_t> assigned_id_;  // of the client's thread
+  std::atomic<bool> lane_failed_{false};
+  LoadReport load_report_;  // of the client's thread
   proto::ControlClientOptions options_;
   std::mutex mutex_;
   std::unique_ptr<proto::ControlClient> client_;  // guarded by mutex_
@@ -239,9 +272,9 @@ Result<void> run_router(const RouterOptions& options,
   MOIETY_ASSIGN(const DType expert_dtype, expert_dtype_for(options.dtype, options.expert_dtype));
   ExpertStore store(checkpoint, expert_dtype);
   EpochView local_view;
+  std::unique_ptr<ClusterControl> control;  // outlives engine and backend, which call it
   std::unique_ptr<StepBackend> backend;
   ClusterMoe* cluster_backend = nullptr;
-  std::unique_ptr<ClusterControl> control;  // outlives the engine, which calls it
   if (embedded) {
     MOIETY_ASSIGN(local_view, embedded_view(model_shape(checkpoint, expert_dtype), options.full,
                                             options.deployments));
@@ -253,7 +286,10 @@ Result<void> run_router(const RouterOptions& options,
     cluster.dtype = options.dtype;
     cluster.reply.cap = std::chrono::milliseconds(options.reply_timeout_ms);
     cluster.reply.floor = std::chrono::milliseconds(options.least_reply_timeout_ms);
-    cluster.local = LocalExpertOptions{&checkpoint, expert_dtype, variant, &pool};
+    cluster.reply.hedge_floor = std::chrono::milliseconds(options.hedge_after_ms);
+    cluster.local = LocalExpertOptions{
+        &checkpoint, expert_dtype, variant, &pool,
+        [&control](Epoch epoch, const Error& why) { control->cannot_hold(epoch, why); }};
     auto moe = std::make_unique<ClusterMoe>(
         nullptr, cluster,
         [&control](WorkerId worker, std::uint64_t incarnation, const std::string& why) {

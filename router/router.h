@@ -30,8 +30,9 @@ struct RouterOptions {
   CombineMode combine = CombineMode::kPerWorker;
   std::uint32_t reply_timeout_ms = 10000;       ///< ReplyLimits::cap
   std::uint32_t least_reply_timeout_ms = 1000;  ///< ReplyLimits::floor
+  std::uint32_t hedge_after_ms = 20;            ///< ReplyLimits::hedge_floor
   std::uint32_t request_timeout_s = 600;
-  std::uint32_t orphan_timeout_s = 60;
+  std::uint32_t orphan_timeout_s = 0;  ///< without a coordinator; 0 = for ever
   /// For requests under way when we are told to stop; then they end with an error. Below the
   /// coordinator's own patience (--shutdown-grace-s).
   std::uint32_t stop_grace_s = 10;

@@ -23,6 +23,8 @@ struct BackendStats {
   std::uint64_t row_copies = 0;      ///< rows sent: row_copies / rows is the mean fan-out
   std::uint64_t local_pairs = 0;     ///< (row, expert) pairs that this router computed itself
   std::uint64_t redispatches = 0;    ///< messages sent again to other owners, within a layer
+  std::uint64_t hedges = 0;          ///< late messages that others were asked for too
+  std::uint64_t hedges_won = 0;      ///< of these, those where the others were complete first
   std::uint64_t stale_dropped = 0;   ///< replies that matched no dispatch under way
   std::uint64_t bytes_sent = 0;      ///< payload
   std::uint64_t bytes_received = 0;  ///< payload
@@ -40,11 +42,17 @@ struct BackendStats {
   std::chrono::nanoseconds detection{0};
 };
 
+/// The experts in the memory of this process, now.
+struct HeldExperts {
+  std::uint64_t experts = 0;
+  std::uint64_t bytes = 0;
+};
+
 /// [layer][expert]: 1 where some worker in reach holds the expert. Dense layers are empty.
 using ReachableExperts = std::vector<std::vector<std::uint8_t>>;
 
 /// A MoeBackend as the step loop drives it. All calls come from the step loop's thread, except
-/// announce() and interrupt().
+/// announce(), held() and interrupt().
 class StepBackend : public MoeBackend {
  public:
   /// Called before the forward pass of each step; steps count from 1.
@@ -72,6 +80,9 @@ class StepBackend : public MoeBackend {
   virtual Error failure() const = 0;
 
   virtual BackendStats stats() const { return {}; }
+
+  /// Any thread.
+  virtual HeldExperts held() const { return {}; }
 
   /// Sleeps until the deadline, interrupt(), or something that the backend itself watches (a worker
   /// that comes or goes).

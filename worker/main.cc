@@ -5,6 +5,7 @@
 #include "common/guard.h"
 #include "common/log.h"
 #include "fabric/mpi/mpi_lane.h"
+#include "kernels/variant.h"
 #include "worker/worker.h"
 
 int main(int argc, char** argv) {
@@ -45,7 +46,7 @@ int main(int argc, char** argv) {
          "Experts as bf16, f32 or int8 (a scale per output channel); as --dtype unless given")
       ->check(CLI::IsMember({"bf16", "f32", "int8"}));
   app.add_option("--kernels", options.kernels,
-                 "Kernel variant: auto, amx, avx512_bf16, avx512, avx2, plain, reference")
+                 "Kernel variant: " + moiety::kernels::variant_choices())
       ->capture_default_str();
   app.add_option(
          "--orphan-timeout", options.orphan_timeout_s,

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The main job with real processes: deploy, ask, shrink. usage: main_job_test.py BIN_DIR"""
 import json
+import re
 import sys
 import tempfile
 import unittest
@@ -13,6 +14,12 @@ BIN = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 NAME = "moiety-tiny-emo"
 EXPERT_BYTES = 3 * 64 * 256 * 2
 PROMPTS = ["<|endoftext|>def main():\n    ", "<|endoftext|>Die Datei wird", [0, 500, 600, 700], "The experts of"]
+
+
+def expert_tokens(page):
+    """{(layer, expert): tokens} of a router's /metrics page."""
+    series = re.findall(r'^moiety_expert_tokens_total{expert="(\d+)",layer="(\d+)"} (\S+)$', page, re.MULTILINE)
+    return {(int(layer), int(expert)): float(value) for expert, layer, value in series}
 
 
 class MainJob(unittest.TestCase):
@@ -94,6 +101,34 @@ class MainJob(unittest.TestCase):
             self.assertGreater(metric(call("GET", cluster.api + "/metrics")[1], "moiety_local_expert_pairs_total"), 100)
             shown = cluster.command("status", admin=True)["groups"]
             self.assertEqual(sum(g["on_routers"] for g in shown), here)
+
+    def test_a_rebalance_gives_the_copies_to_the_experts_in_use(self):
+        # 72 places of a layer for 63 experts: nine have a copy.
+        with Cluster(BIN, "--workers", "3", "--worker-threads", "1", "--replicas", "2", "--capacity", "24",
+                     "--combine", "per_expert") as cluster:
+            def placement():
+                return call("GET", cluster.admin + "/v1/placement")[1]
+
+            def copies_are_hot():
+                tokens = expert_tokens(call("GET", cluster.api + "/metrics")[1])
+                for layer, owners in enumerate(placement()["layers"]):
+                    doubled = [tokens[layer, e] for e, workers in enumerate(owners) if len(workers) == 2]
+                    single = [tokens[layer, e] for e, workers in enumerate(owners) if len(workers) == 1]
+                    self.assertEqual((len(doubled), len(single)), (9, 54))
+                    # Not exactly: what was counted first weighs a little less.
+                    if min(doubled) < 0.9 * max(single) - 1:
+                        return False
+                return True
+
+            self.assertEqual([w["load"] for w in cluster.status()["workers"]], [0, 0, 0])
+            before = placement()
+            self.ask_all(cluster, [NAME])
+            self.assertFalse(copies_are_hot())
+            wait_until(lambda: abs(sum(w["load"] for w in cluster.status()["workers"]) - 1) < 1e-6, "the load is observed")
+            self.assertEqual(placement(), before)  # nobody asked for a change
+            # The first report may have come in the midst of the requests; the next is at most 10 s away.
+            wait_until(lambda: cluster.command("rebalance")["state"] == "succeeded" and copies_are_hot(), "copies of what is hot")
+            self.ask_all(cluster, [NAME])
 
     def test_one_domain_on_eight_workers_leaves_six_out(self):
         with Cluster(BIN, "--workers", "8", "--worker-threads", "1") as cluster:

@@ -276,6 +276,45 @@ TEST_F(Mixed, AFailedChangeBringsThemBack) {
   EXPECT_EQ(sim.view(router).placement.owners, before.placement.owners);
 }
 
+TEST_F(Mixed, ARouterThatCannotReadThemUndoesTheChange) {
+  const EpochView before = sim.view(router);
+  sim.routers[router].confirms = false;
+  const OperationId deployed = sim.deploy(random_subset("python", 4, 1));
+  sim.run();
+  const Epoch wanted = sim.state.published()->placement.epoch;
+  ASSERT_GT(wanted, before.placement.epoch);
+  ASSERT_FALSE(sim.done(deployed));
+  // Of an older epoch, it says nothing about this change.
+  const auto report = [&](Epoch epoch) {
+    sim.routers[router].outbox.push_back(
+        proto::EpochActive{epoch, {}, "model.safetensors: no such file"});
+    sim.run();
+  };
+  report(before.placement.epoch);
+  EXPECT_EQ(sim.state.published()->placement.epoch, wanted);
+  report(wanted);
+  sim.routers[router].confirms = true;
+  sim.finish(deployed);
+  EXPECT_FALSE(sim.succeeded(deployed));
+  EXPECT_THAT(sim.error(deployed),
+              AllOf(HasSubstr("router"), HasSubstr("no such file"), HasSubstr("rolled back")));
+  EXPECT_EQ(sim.view(router).placement.router_experts, before.placement.router_experts);
+  EXPECT_EQ(sim.view(router).placement.owners, before.placement.owners);
+}
+
+TEST_F(Mixed, RoomForAllOfThemNeedsNoWorker) {
+  ClusterConfig config = test_config();
+  config.router_expert_bytes = std::uint64_t{1} << 40;
+  Simulation alone(config);
+  const int only = alone.add_router();
+  const OperationId started = alone.start({full_deployment()});
+  alone.finish(started);
+  EXPECT_TRUE(alone.succeeded(started)) << alone.error(started);
+  EXPECT_THAT(alone.running(), IsEmpty());
+  EXPECT_THAT(alone.view(only).placement.router_experts, SizeIs(48));
+  EXPECT_TRUE(alone.status().ready);
+}
+
 // Static fleets.
 
 class Static : public Cluster {

@@ -63,6 +63,7 @@ void fuzz(std::uint32_t seed, const Scenario& scenario) {
       const WorkerId id{static_cast<std::uint32_t>(random() % config.max_workers)};
       operations.push_back(chance(40) ? sim.drain(id) : sim.undrain(id));
     }
+    if (chance(1)) operations.push_back(sim.rebalance());
     if (scenario.crashes && chance(1)) {
       // Anywhere within what the next event calls for; sometimes a worker dies unseen with it.
       if (chance(30) && !sim.processes.empty()) sim.processes.erase(sim.processes.begin());
@@ -93,6 +94,15 @@ void fuzz(std::uint32_t seed, const Scenario& scenario) {
           router.outbox.push_back(proto::WorkerSuspect{id, process.incarnation, "fuzz"});
         }
         if (chance(30)) sim.heartbeat_router(key);
+        if (chance(5)) {
+          proto::ExpertLoad load;
+          for (const auto& layer : config.model.layers) {
+            load.tokens.emplace_back();
+            for (std::int32_t expert = 0; expert < layer.num_routed; ++expert)
+              load.tokens.back().push_back(random() % 1000);
+          }
+          router.outbox.push_back(std::move(load));
+        }
       }
     }
     if (!sim.processes.empty() && chance(2)) {

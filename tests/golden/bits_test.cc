@@ -77,6 +77,7 @@ TEST_P(Bits, DoNotDependOnBatchChunkingMasksOfOthersOrThreads) {
 }
 
 constexpr PlacementPolicy kPolicies[] = {PlacementPolicy::kMembership, PlacementPolicy::kById,
+                                         PlacementPolicy::kEplb, PlacementPolicy::kEplbHierarchical,
                                          PlacementPolicy::kRoundRobin};
 
 const StepOptions kTwoMicroBatches{.micro_batches = 2};
@@ -113,8 +114,7 @@ TEST_P(Bits, TheSameWithExpertsOnTheRouter) {
       expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs, kTwoMicroBatches), alone);
       EXPECT_GT(cluster.moe().stats().local_pairs, 0u);
       EXPECT_EQ(cluster.moe().stats().dispatches == 0, share == 1.0);
-      EXPECT_EQ(cluster.moe().local()->resident_experts(),
-                cluster.view().placement.router_experts.size());
+      EXPECT_EQ(cluster.moe().held().experts, cluster.view().placement.router_experts.size());
     }
   }
 }
@@ -145,8 +145,7 @@ TEST_P(Bits, TheSameWhileExpertsMoveToTheRouterAndBack) {
     const std::uint64_t before = cluster.moe().stats().local_pairs;
     expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs), alone);
     EXPECT_EQ(cluster.moe().stats().local_pairs > before, share > 0);
-    EXPECT_EQ(cluster.moe().local()->resident_experts(),
-              cluster.view().placement.router_experts.size())
+    EXPECT_EQ(cluster.moe().held().experts, cluster.view().placement.router_experts.size())
         << "what no epoch needs is dropped";
   }
 }
@@ -166,16 +165,50 @@ TEST(ExpertsOnTheRouter, PerWorkerAddsThemFirstAndAloneTheyAreExact) {
   }
 }
 
-TEST(ExpertsOnTheRouter, ThatItCannotHoldAreMissing) {
+/// Polls until the router could not read what an epoch wants it to hold. Its switch is not over.
+void expect_unreadable(LoopbackCluster& cluster) {
+  const Deadline deadline = Clock::now() + std::chrono::seconds(20);
+  while (cluster.unreadable().empty() && Clock::now() < deadline) {
+    EXPECT_FALSE(cluster.moe().applied().has_value());
+    cluster.moe().idle_wait(Clock::now() + std::chrono::milliseconds(10));
+  }
+  ASSERT_FALSE(cluster.unreadable().empty());
+  EXPECT_NE(cluster.unreadable()[0].find("layer 1000"), std::string::npos)
+      << cluster.unreadable()[0];
+}
+
+TEST(ExpertsOnTheRouter, ThatItCannotReadStayWithTheWorkers) {
+  Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16,
+                    must(kernels::choose_variant("auto")));
+  const EpochView plain = three_deployments(embedded, PlacementPolicy::kRoundRobin, 2);
+  const Mixed mixed(embedded.arch(), plain);
+  const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
+  LoopbackCluster cluster(embedded, plain, CombineMode::kPerExpert);
+  cluster.apply();
+  const EpochView good = cluster.view();
+  cluster.view().placement = with_router_experts(plain, 0.5).placement;
+  cluster.view().placement.epoch = Epoch{2};
+  cluster.view().placement.router_experts.push_back({1000, 0});  // that no checkpoint has
+  cluster.moe().apply(cluster.view());
+  expect_unreadable(cluster);
+  expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs), alone);
+  EXPECT_FALSE(cluster.moe().applied().has_value());
+  // Another epoch ends the attempts.
+  cluster.view() = good;
+  cluster.view().placement.epoch = Epoch{3};
+  cluster.apply();
+  EXPECT_EQ(cluster.moe().held().experts, 0u);
+  expect_same(run_jobs(*embedded.model, cluster.moe(), mixed.jobs), alone);
+}
+
+TEST(ExpertsOnTheRouter, ThatItHasNotReadYetAreMissing) {
   Embedded embedded(source_path("tests/golden/fixtures/emo"), DType::kBF16,
                     must(kernels::choose_variant("auto")));
   const EpochView plain = three_deployments(embedded, PlacementPolicy::kRoundRobin, 2);
   LoopbackCluster cluster(embedded, with_router_experts(plain, 1), CombineMode::kPerExpert);
-  // One that no checkpoint has: what it is read together with is missing too.
   cluster.view().placement.router_experts.push_back({1000, 0});
-  cluster.apply();
-  EXPECT_LT(cluster.moe().local()->resident_experts(),
-            cluster.view().placement.router_experts.size());
+  cluster.moe().apply(cluster.view());
+  expect_unreadable(cluster);
   const Mixed mixed(embedded.arch(), plain);
   KvCache kv(embedded.arch(), DType::kBF16, 4);
   const auto blocks = must(kv.allocate(4));
@@ -450,6 +483,73 @@ TEST(LostWorker, AReplicaTakesOverWithinTheLayer) {
       cluster.network().set_partition(LoopbackCluster::kRouter, victim.value, false);
     }
   }
+}
+
+class LateWorker : public ::testing::Test {
+ protected:
+  static constexpr WorkerId kVictim{1};
+
+  LateWorker()
+      : embedded_(source_path("tests/golden/fixtures/emo"),
+                  DType::kBF16,
+                  must(kernels::choose_variant("auto"))),
+        view_(with_replicas(three_deployments(embedded_, PlacementPolicy::kRoundRobin, 4), 2)),
+        mixed_(embedded_.arch(), view_),
+        alone_(run_alone(*embedded_.model, *embedded_.experts, mixed_.jobs)) {}
+
+  /// One step; the victim falls behind in its middle.
+  void run(LoopbackCluster& cluster, const StepOptions& options, std::function<void()> act) {
+    cluster.moe().begin_step(++step_);
+    InTheMiddle backend(cluster.moe(), [&](int layers) {
+      if (layers == 5) act();
+    });
+    expect_same(run_jobs(*embedded_.model, backend, mixed_.jobs, options), alone_);
+  }
+
+  Embedded embedded_;
+  const EpochView view_;
+  const Mixed mixed_;
+  const std::vector<std::vector<float>> alone_;
+  std::uint64_t step_ = 0;
+};
+
+TEST_F(LateWorker, OthersAreAskedTooAndWhatItSaysLaterIsDropped) {
+  for (const std::int32_t micro_batches : {1, 2}) {
+    SCOPED_TRACE(micro_batches);
+    LoopbackCluster cluster(embedded_, view_, CombineMode::kPerExpert, std::chrono::seconds(20), {},
+                            std::chrono::milliseconds(5));
+    cluster.apply();
+    const auto delay = [&](int ms) {
+      cluster.network().set_delay(LoopbackCluster::kRouter, kVictim.value,
+                                  std::chrono::milliseconds(ms));
+    };
+    run(cluster, {.micro_batches = micro_batches}, [&] { delay(200); });
+    const BackendStats late = cluster.moe().stats();
+    EXPECT_GT(late.hedges_won, 0u);
+    EXPECT_LT(late.hedges, late.layers / 2) << "while it owes an answer, it is not asked";
+    delay(0);
+    const Deadline deadline = Clock::now() + std::chrono::seconds(20);
+    while (cluster.moe().stats().stale_dropped < late.hedges_won && Clock::now() < deadline)
+      cluster.moe().idle_wait(Clock::now() + std::chrono::milliseconds(20));
+    run(cluster, {.micro_batches = micro_batches}, [] {});
+    EXPECT_GE(cluster.moe().stats().stale_dropped, late.hedges_won);
+    EXPECT_TRUE(cluster.suspects().empty()) << "it is slow, not lost";
+    EXPECT_TRUE(cluster.moe().stats().lost.empty());
+  }
+}
+
+TEST_F(LateWorker, OneThatNeverAnswersIsLostAllTheSame) {
+  LoopbackCluster cluster(embedded_, view_, CombineMode::kPerExpert, std::chrono::milliseconds(300),
+                          {}, std::chrono::milliseconds(5));
+  cluster.apply();
+  run(cluster, {},
+      [&] { cluster.network().set_partition(LoopbackCluster::kRouter, kVictim.value, true); });
+  EXPECT_GT(cluster.moe().stats().hedges_won, 0u);
+  const Deadline deadline = Clock::now() + std::chrono::seconds(20);
+  while (cluster.suspects().empty() && Clock::now() < deadline) run(cluster, {}, [] {});
+  EXPECT_EQ(cluster.suspects(), std::vector<WorkerId>{kVictim});
+  EXPECT_EQ(cluster.moe().stats().lost.at("silent"), 1u);
+  cluster.network().set_partition(LoopbackCluster::kRouter, kVictim.value, false);
 }
 
 TEST(LostWorker, ANewEpochWithoutItEndsTheWaitAtOnce) {

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <thread>
@@ -120,7 +121,8 @@ class LoopbackCluster {
                   const EpochView& view,
                   CombineMode combine,
                   std::chrono::milliseconds reply_timeout = std::chrono::milliseconds(20000),
-                  std::optional<DType> lane_dtype = {})
+                  std::optional<DType> lane_dtype = {},
+                  std::chrono::milliseconds hedge_floor = std::chrono::milliseconds(0))
       : fleet_(reference), view_(view) {
     for (WorkerId id : view.placement.workers())
       fleet_.start(id, kIncarnation, view.placement.experts_of(id));
@@ -130,8 +132,13 @@ class LoopbackCluster {
     options.combine = combine;
     options.dtype = lane_dtype.value_or(reference.model->dtype());
     options.reply.floor = options.reply.cap = reply_timeout;
+    options.reply.hedge_floor = hedge_floor;
     options.local = LocalExpertOptions{reference.checkpoint.get(), reference.model->dtype(),
-                                       reference.model->variant(), reference.pool.get()};
+                                       reference.model->variant(), reference.pool.get(),
+                                       [this](Epoch, const Error& why) {
+                                         const std::lock_guard lock(mutex_);
+                                         unreadable_.push_back(why.message);
+                                       }};
     moe_ = fleet_.make_router(options, [this](WorkerId id, std::uint64_t, const std::string&) {
       suspects_.push_back(id);
     });
@@ -150,6 +157,11 @@ class LoopbackCluster {
   fabric::LoopbackNetwork& network() { return fleet_.network(); }
   const std::vector<WorkerId>& suspects() const { return suspects_; }
   std::uint64_t bytes_read() const { return fleet_.bytes_read(); }
+  /// Why the router could not read experts that it shall hold, by attempt.
+  std::vector<std::string> unreadable() const {
+    const std::lock_guard lock(mutex_);
+    return unreadable_;
+  }
 
   static constexpr std::uint64_t kRouter = 7;
   static constexpr std::uint64_t kIncarnation = 3;
@@ -157,6 +169,8 @@ class LoopbackCluster {
  private:
   LoopbackFleet fleet_;
   EpochView view_;
+  mutable std::mutex mutex_;
+  std::vector<std::string> unreadable_;  // guarded by mutex_
   std::unique_ptr<ClusterMoe> moe_;
   std::vector<WorkerId> suspects_;
 };

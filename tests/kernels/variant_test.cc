@@ -59,7 +59,7 @@ TEST(Variant, AnUnknownNameListsTheKnownOnes) {
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(result.error().message,
-            "kernels: 'sse9' is not one of auto, reference, plain, avx2, avx512, avx512_bf16, amx");
+            "kernels: 'sse9' is not one of auto, amx, avx512_bf16, avx512, avx2, plain, reference");
 }
 
 TEST(Variant, AnUnknownNameInTheEnvironmentSaysWhereItStood) {

@@ -50,6 +50,50 @@ TEST(Replicas, WithoutRoomForAllTheHottestGetOne) {
   }
 }
 
+TEST(Replicas, CopiesFollowTheLoadOnlyWhenAsked) {
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    std::mt19937 random(seed);
+    const std::int32_t num_routed = 8 + static_cast<std::int32_t>(random() % 20);
+    const ModelShape model = uniform_model(2, num_routed);
+    const std::uint32_t num_workers = 3 + random() % 4;
+    const std::vector<Deployment> full = {{"", keep_all(model), false}};
+    PlaceOptions options =
+        options_of(num_workers, num_routed / static_cast<std::int32_t>(num_workers) + 1 +
+                                    static_cast<std::int32_t>(random() % 3));
+    options.replicas = 2;
+    options.load.assign(2, std::vector<double>(static_cast<std::size_t>(num_routed)));
+    const auto new_load = [&] {
+      for (auto& layer : options.load) {
+        for (double& load : layer) load = 1 + static_cast<double>(random() % 100000);
+      }
+    };
+    new_load();
+    const Placement first = placed(model, full, options);
+    new_load();
+    EXPECT_EQ(placed(model, full, options, first), first) << "seed " << seed;
+    options.follow_load = true;
+    const Placement second = placed(model, full, options, first);
+    EXPECT_EQ(placed(model, full, options, second), second) << "seed " << seed;
+    std::int64_t added = 0;
+    for (std::size_t layer = 0; layer < 2; ++layer) {
+      double coldest_with = 1e9;
+      double hottest_without = 0;
+      for (std::size_t expert = 0; expert < options.load[layer].size(); ++expert) {
+        const double load = options.load[layer][expert];
+        const bool has = second.owners[layer][expert].size() > 1;
+        if (has) coldest_with = std::min(coldest_with, load);
+        if (!has) hottest_without = std::max(hottest_without, load);
+        added += has && first.owners[layer][expert].size() == 1 ? 1 : 0;
+      }
+      EXPECT_GE(coldest_with, hottest_without) << "seed " << seed;
+    }
+    EXPECT_EQ(missing_replicas(full, second, 2), missing_replicas(full, first, 2));
+    const MoveCost cost = move_cost(model, first, second);
+    EXPECT_GE(cost.experts_loaded, added);
+    EXPECT_LE(cost.experts_loaded, 2 * added) << "seed " << seed << ": what stays hot moves too";
+  }
+}
+
 TEST(Replicas, TheLastFreePlaceBesideItsOwnCopyIsNoDeadEnd) {
   // Exactly as many places as copies: only exchanges fill the last ones.
   for (unsigned seed = 0; seed < 100; ++seed) {

@@ -133,15 +133,24 @@ class Generator {
       case 8:
         return PublishEpoch{view()};
       case 9:
-        return EpochActive{{number()}, workers()};
+        return EpochActive{{number()}, workers(), coin() ? text() : ""};
       case 10: {
         RouterStats stats{Epoch{number()}, number(), number(), number(), {},
                           number(),        number(), number()};
         for (std::size_t i = below(4); i > 0; --i) stats.running_per_deployment[text()] = number();
         return RouterHeartbeat{stats};
       }
-      default:
+      case 11:
         return WorkerSuspect{{static_cast<std::uint32_t>(number())}, number(), text()};
+      default: {
+        ExpertLoad load;
+        load.tokens.resize(below(6));
+        for (auto& layer : load.tokens) {
+          layer.resize(below(30));  // 0: a dense layer
+          for (std::uint64_t& tokens : layer) tokens = number();
+        }
+        return load;
+      }
     }
   }
 
@@ -213,6 +222,16 @@ TEST(Convert, RefusesToSendWhatIsNotValid) {
   expect_refused(DropExperts{{1}, {{0, kMaxExpertsPerLayer}}}, "DropExperts: keep");
   expect_refused(EpochActive{{1}, {{2}, {2}}}, "lost_workers");
   expect_refused(Welcome{"", 0, std::chrono::milliseconds(-1), {}}, "lease_ttl");
+  ExpertLoad load;
+  load.tokens.resize(kMaxLayers + 1);
+  expect_refused(load, "ExpertLoad: layers");
+  load.tokens = {std::vector<std::uint64_t>(kMaxExpertsPerLayer + 1)};
+  expect_refused(load, "experts of a layer");
+  load.tokens.assign(kMaxExperts / kMaxExpertsPerLayer,
+                     std::vector<std::uint64_t>(kMaxExpertsPerLayer));
+  ASSERT_TRUE(encode(load));
+  load.tokens.push_back({1});
+  expect_refused(load, "ExpertLoad: experts");
   Hello hello;
   hello.role = static_cast<Role>(9);
   expect_refused(hello, "role");
@@ -280,6 +299,8 @@ TEST(Convert, RefusesAPeerThatLies) {
   layer->clear_owners();
   for (std::size_t i = 0; i <= kMaxExperts; ++i) layer->add_num_owners(0);
   expect_refused(control, "too many experts");
+  for (std::size_t i = 0; i <= kMaxLayers; ++i) control.mutable_expert_load()->add_layers();
+  expect_refused(control, "layers");
 }
 
 TEST(Convert, AnUnknownErrorCodeBecomesInternal) {
@@ -314,6 +335,16 @@ TEST(Convert, ALargeFleetsEpochIsCompact) {
   ASSERT_TRUE(payload);
   EXPECT_LT(payload->size(), 200'000u);
   EXPECT_TRUE(same(*decode(*payload), publish));
+}
+
+TEST(Convert, TheLargestLoadFits) {
+  ExpertLoad load;
+  load.tokens.assign(kMaxExperts / kMaxExpertsPerLayer,
+                     std::vector<std::uint64_t>(kMaxExpertsPerLayer, ~std::uint64_t{0}));
+  const auto payload = encode(load);
+  ASSERT_TRUE(payload) << payload.error().message;
+  EXPECT_LT(payload->size(), kMaxMessageBytes);
+  EXPECT_TRUE(same(*decode(*payload), load));
 }
 
 }  // namespace

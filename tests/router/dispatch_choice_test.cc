@@ -91,6 +91,18 @@ TEST(ReplyTimes, EightTimesTheWorstBetweenFloorAndCap) {
   EXPECT_EQ(times.allowed(1, kLimits), 1000ms) << "the cap";
 }
 
+TEST(ReplyTimes, OthersAreAskedAfterTwiceTheUsualTimeAndTheFloor) {
+  ReplyLimits limits{.floor = 10ms, .cap = 1000ms, .hedge_floor = 20ms};
+  ReplyTimes times;
+  EXPECT_GT(times.hedge_after(1, limits), 24h) << "nothing is known";
+  for (int i = 0; i < 4; ++i) times.add(1, 3ms);
+  EXPECT_EQ(times.hedge_after(1, limits), 20ms);
+  for (int i = 0; i < 4; ++i) times.add(1, 30ms);
+  EXPECT_EQ(times.hedge_after(1, limits), 60ms);
+  limits.hedge_floor = 0ms;
+  EXPECT_GT(times.hedge_after(1, limits), 24h);
+}
+
 TEST(ReplyTimes, MoreRowsMayTakeMoreTime) {
   ReplyTimes times;
   for (int i = 0; i < 10; ++i) times.add(1, 3ms);

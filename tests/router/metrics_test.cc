@@ -44,6 +44,10 @@ TEST_F(EngineTest, MetricsTellOfQueueCacheAndLatency) {
         page, "moiety_expert_tokens_total{expert=\"" + std::to_string(expert) + "\",layer=\"0\"}");
   }
   EXPECT_EQ(tokens, (69 + 21) * embedded_.arch().layers[0].moe.top_k);
+  std::uint64_t counted = 0;
+  const auto expert_tokens = metrics.expert_tokens();
+  for (const std::uint64_t tokens_of : expert_tokens[0]) counted += tokens_of;
+  EXPECT_EQ(counted, tokens);
   // Nothing is counted twice.
   EXPECT_EQ(value_of(metrics.scrape(engine->load(), engine->epoch()),
                      "moiety_prefix_cache_hit_tokens_total"),
@@ -64,6 +68,12 @@ TEST_F(EngineTest, MetricsCountPreemptions) {
   const std::string page = metrics.scrape(engine->load(), engine->epoch());
   EXPECT_GT(value_of(page, "moiety_preemptions_total"), 0);
   EXPECT_EQ(value_of(page, "moiety_request_queue_seconds_count"), 3) << "not again for a restart";
+  // Without a series for each expert they are counted all the same.
+  EXPECT_EQ(page.find("moiety_expert_tokens_total{"), std::string::npos);
+  std::uint64_t counted = 0;
+  const auto expert_tokens = metrics.expert_tokens();
+  for (const std::uint64_t tokens_of : expert_tokens[0]) counted += tokens_of;
+  EXPECT_GE(counted, 3u * (12 + 39) * embedded_.arch().layers[0].moe.top_k);
 }
 
 }  // namespace

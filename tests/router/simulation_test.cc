@@ -51,7 +51,7 @@ Outcome outcome_of(const std::vector<SampledToken>& sampled) {
 struct Counts {
   std::atomic<int> complete{0}, masked{0}, cancelled{0}, lost{0}, late{0};
   std::atomic<int> kills{0}, cuts{0}, drops{0}, moves{0}, fenced{0};
-  std::atomic<std::uint64_t> retries{0}, redispatches{0}, stale{0};
+  std::atomic<std::uint64_t> retries{0}, redispatches{0}, hedges{0}, stale{0};
 };
 
 /// A model and the answers that it gives when all is well. One simulation at a time.
@@ -167,6 +167,7 @@ class Simulation {
       moe.router_id = router.id;
       moe.combine = CombineMode::kPerExpert;
       moe.reply = {.floor = 40ms, .cap = 150ms};
+      moe.reply.hedge_floor = std::chrono::milliseconds(random_() % 4);  // 0: never
       moe.connect_timeout = 80ms;
       router.moe = fleet_.make_router(
           moe, [this](WorkerId id, std::uint64_t incarnation, const std::string&) {
@@ -379,6 +380,7 @@ class Simulation {
       router.engine.reset();
       const BackendStats stats = router.moe->stats();
       counts_.redispatches += stats.redispatches;
+      counts_.hedges += stats.hedges_won;
       counts_.stale += stats.stale_dropped;
     }
   }
@@ -460,13 +462,14 @@ TEST(ClusterSimulation, EveryRequestEndsRightOrWithATypedError) {
   std::printf(
       "seeds %llu to %llu: %d complete, %d masked, %d cancelled, %d worker_lost, %d late; "
       "%d kills, %d cuts, %d drops, %d moves, %d fenced; %llu retries, %llu redispatches, "
-      "%llu stale replies\n",
+      "%llu hedges, %llu stale replies\n",
       static_cast<unsigned long long>(first), static_cast<unsigned long long>(last),
       counts.complete.load(), counts.masked.load(), counts.cancelled.load(), counts.lost.load(),
       counts.late.load(), counts.kills.load(), counts.cuts.load(), counts.drops.load(),
       counts.moves.load(), counts.fenced.load(),
       static_cast<unsigned long long>(counts.retries.load()),
       static_cast<unsigned long long>(counts.redispatches.load()),
+      static_cast<unsigned long long>(counts.hedges.load()),
       static_cast<unsigned long long>(counts.stale.load()));
   if (first == last) return;
   // The faults are there, and the cluster survives them.
@@ -476,6 +479,7 @@ TEST(ClusterSimulation, EveryRequestEndsRightOrWithATypedError) {
   EXPECT_GT(counts.lost, 0);
   EXPECT_GT(counts.retries, count);
   EXPECT_GT(counts.redispatches, count / 4);
+  EXPECT_GT(counts.hedges, count / 4);
   EXPECT_GT(counts.stale, 0u);
 }
 
