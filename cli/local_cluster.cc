@@ -120,6 +120,8 @@ Words router_words(const LocalClusterOptions& options,
   if (!options.expert_dtype.empty()) add(words, {"--expert-dtype", options.expert_dtype});
   if (options.least_reply_timeout_ms)
     add(words, {"--least-reply-timeout-ms", std::to_string(*options.least_reply_timeout_ms)});
+  if (options.hedge_after_ms)
+    add(words, {"--hedge-after-ms", std::to_string(*options.hedge_after_ms)});
   if (!options.micro_batches.empty()) add(words, {"--micro-batches", options.micro_batches});
   if (!options.chat_template.empty())
     add(words, {"--chat-template", std::filesystem::absolute(options.chat_template).string()});

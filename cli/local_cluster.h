@@ -40,6 +40,7 @@ struct LocalClusterOptions {
   std::size_t worker_threads = 0;
   std::uint32_t reply_timeout_ms = 10000;
   std::optional<std::uint32_t> least_reply_timeout_ms;  ///< as the router has it unless given
+  std::optional<std::uint32_t> hedge_after_ms;          ///< as the router has it unless given
   std::string micro_batches;                            ///< as the router has it unless given
   std::filesystem::path chat_template;
   std::string generation_config;  ///< as the router has it unless given

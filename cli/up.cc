@@ -292,6 +292,12 @@ void add_up(CLI::App& app, Chosen& chosen) {
                    "the p99 of its replies; 1000 unless given")
       ->check(CLI::Range(1, 600000));
   command
+      ->add_option("--hedge-after-ms", cluster.hedge_after_ms,
+                   "What a worker does not answer for longer, and for longer than twice the p99 of "
+                   "its replies, is also asked from other owners of the same experts; 0 = never; "
+                   "20 unless given")
+      ->check(CLI::Range(0, 600000));
+  command
       ->add_option(
           "--micro-batches", cluster.micro_batches,
           "In how many parts a router computes a step: 1, 2, or auto (what was measured to "

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chaos_load import Load, expected_answers, request_body  # noqa: E402
 from moiety_cluster import MODEL, ROOT, Server, call, metric, wait_until, write_subset  # noqa: E402
+from static_fleet_test import Fleet  # noqa: E402
 
 NAME = MODEL.name
 SUBSETS = ("red", "green", "blue")
@@ -111,9 +113,9 @@ class Chaos:
         with Server(self.args.bin_dir, *self.deploys) as server:
             self.expected = expected_answers(("127.0.0.1", server.port), self.bodies)
 
-    def load(self, up, only=None):
+    def load(self, addresses, only=None, streams=None):
         numbers = [i for i, b in enumerate(self.bodies) if only is None or b["model"] in only]
-        return Load(up.addresses, [self.bodies[i] for i in numbers], [self.expected[i] for i in numbers], self.args.streams,
+        return Load(addresses, [self.bodies[i] for i in numbers], [self.expected[i] for i in numbers], streams or self.args.streams,
                     self.args.seed)
 
     def replaced(self, up, victim):
@@ -122,8 +124,8 @@ class Chaos:
         return not status["lost"] and any(w["id"] == victim["id"] and w["pid"] != victim["pid"] and w["state"] == "serving"
                                           for w in status["workers"])
 
-    def settle(self, load, streams_begin=True):
-        wait_until(lambda: load.finished + load.tokens > 0 or not streams_begin, "the first answer")
+    def settle(self, load):
+        wait_until(lambda: load.finished + load.tokens > 0, "the first answer")
 
     def report(self, what, events, load, pauses, goal=None, extra=""):
         stuck = load.stop()
@@ -145,14 +147,18 @@ class Chaos:
         """A worker that serves, chosen at random."""
         return self.rng.choice(wait_until(up.serving, "a worker serves"))
 
-    def undisturbed(self, load, windows=20):
-        """The longest silence of any stream in windows in which nothing happens: what the pauses are to be compared with."""
+    def undisturbed(self, load, events):
+        """The longest silences of any stream in windows of half a second in which nothing happens: what the pauses are to be
+        compared with."""
         pauses = []
-        for _ in range(windows):
+        for _ in range(min(20, events)):
             load.take_pause()
             time.sleep(0.5)
             pauses.append(load.take_pause())
-        return f"undisturbed p50 {1e3 * percentile(pauses, 0.5):.0f} ms p99 {1e3 * percentile(pauses, 0.99):.0f} ms"
+        return pauses
+
+    def spell(self, pauses):
+        return f"p50 {1e3 * percentile(pauses, 0.5):.0f} ms p99 {1e3 * percentile(pauses, 0.99):.0f} ms"
 
     def fleet_flags(self, replicas):
         """Four workers; with two replicas, each half of them holds everything."""
@@ -162,9 +168,9 @@ class Chaos:
         count = self.args.kills
         what = f"SIGKILL of workers, {replicas} replicas" if replicas > 1 else "SIGKILL of workers"
         with Up(self.args.bin_dir, self.work, *self.fleet_flags(replicas)) as up:
-            load = self.load(up)
+            load = self.load(up.addresses)
             self.settle(load)
-            usual = self.undisturbed(load, windows=min(20, count))
+            usual = self.undisturbed(load, count)
             pauses, several, alone = [], [], True  # several: of kills while the last one was not healed
             for _ in range(count):
                 time.sleep(self.rng.uniform(0.05, 0.4))
@@ -179,65 +185,109 @@ class Chaos:
                 (pauses if alone else several).append(load.take_pause())
                 alone = True
             wait_until(up.whole, "the last lost worker is replaced", timeout=60)
-            extra = f"{usual}, retries {up.router_metric('moiety_step_retries_total'):.0f}"
+            extra = f"undisturbed {self.spell(usual)}, retries {up.router_metric('moiety_step_retries_total'):.0f}"
             if several:
-                extra += f", {len(several)} times several at once: p50 {1e3 * percentile(several, 0.5):.0f} ms " \
-                         f"p99 {1e3 * percentile(several, 0.99):.0f} ms"
+                extra += f", {len(several)} times several at once: {self.spell(several)}"
             self.report(what, count, load, pauses, goal=0.1 if replicas > 1 else 1.0, extra=extra)
+
+    def stop_and_continue(self, pid, seconds):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        try:
+            os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            pass  # it was fenced
 
     def stops(self, replicas=1):
         what = "SIGSTOP and SIGCONT of workers" + (f", {replicas} replicas" if replicas > 1 else "")
         with Up(self.args.bin_dir, self.work, *self.fleet_flags(replicas)) as up:
-            load = self.load(up)
+            load = self.load(up.addresses)
             self.settle(load)
             pauses = []
-            for _ in range(self.args.stops):
+            for i in range(self.args.stops):
                 time.sleep(self.rng.uniform(0.05, 0.4))
                 load.take_pause()
-                victim = self.pick(up)["pid"]
-                os.kill(victim, signal.SIGSTOP)
-                time.sleep(self.rng.choice([0.02, 0.2, 1.0, 3.0]))
-                try:
-                    os.kill(victim, signal.SIGCONT)
-                except ProcessLookupError:
-                    pass  # it was fenced
+                self.stop_and_continue(self.pick(up)["pid"], (0.02, 0.2, 1.0, 3.0)[i % 4])
                 wait_until(up.whole, "the stopped worker is back or replaced", timeout=60)
                 time.sleep(0.1)
                 pauses.append(load.take_pause())
-            extra = f"stale replies dropped {up.router_metric('moiety_stale_replies_total'):.0f}"
+            stale = up.router_metric("moiety_stale_replies_total")
+            extra = f"stale replies dropped {stale:.0f}"
             if replicas > 1:
                 extra += f", hedges {up.router_metric('moiety_hedges_total'):.0f}"
+                # Others were asked meanwhile, and the worker that goes on answers all the same.
+                if stale == 0:
+                    self.failures.append(f"{what}: no stale reply came, so none was tested")
             self.report(what, self.args.stops, load, pauses, extra=extra)
+
+    def static_stops(self):
+        """Nobody fences a worker of a static fleet: one that goes on sends what it owed, to routers that no longer wait for it."""
+        what = "SIGSTOP and SIGCONT, static fleet"
+        folder = self.work / "static"
+        folder.mkdir()
+        fleet = Fleet(self.args.bin_dir, "ucx", folder, MODEL, ("--capacity", 42, "--replicas", 2, *self.deploys), routers=1)
+        try:
+            wait_until(lambda: len(fleet.workers()) == 3, "three workers serve")
+            wait_until(lambda: call("GET", fleet.urls[0] + "/ready")[0] == 200, "the router is ready")
+            address = fleet.urls[0].split("//")[1].split(":")
+            load = self.load([(address[0], int(address[1]))])
+            self.settle(load)
+            pauses = []
+
+            def stale():
+                return metric(call("GET", fleet.urls[0] + "/metrics")[1], "moiety_stale_replies_total")
+
+            for i in range(max(3, self.args.stops // 2)):
+                time.sleep(self.rng.uniform(0.05, 0.4))
+                load.take_pause()
+                self.stop_and_continue(self.rng.choice(list(fleet.workers().values())), (0.2, 1.6, 5.0)[i % 3])
+                wait_until(lambda: len(fleet.workers()) == 3, "the stopped worker is back", timeout=60)
+                pauses.append(load.take_pause())
+            if stale() == 0:
+                self.failures.append(f"{what}: no stale reply came, so none was tested")
+            self.report(what, len(pauses), load, pauses, extra=f"stale replies dropped {stale():.0f}")
+        except BaseException:
+            print(fleet.logs(), file=sys.stderr)
+            raise
+        finally:
+            fleet.stop()
 
     def isolation(self):
         """A stopped worker of one deployment: the other deployment's streams wait at most until it is detected."""
         flags = ["--workers", "8", "--capacity", "15", "--no-full", *self.deploys[:4]]
         with Up(self.args.bin_dir, self.work, *flags) as up:
-            status = up.status()
-            workers = {d["name"]: set(d["workers"]) for d in status["deployments"]}
-            red, green = workers.get("red") or workers[f"{NAME}:red"], workers.get("green") or workers[f"{NAME}:green"]
-            alone = sorted(red - green)
+            workers = {d["name"].split(":")[-1]: set(d["workers"]) for d in up.status()["deployments"]}
+            alone = sorted(workers["red"] - workers["green"])
             if not alone:
                 raise AssertionError(f"both deployments use the same workers: {workers}")
-            load = self.load(up, only=(f"{NAME}:green",))
-            self.settle(load)
-            pauses = []
+            red, green = (self.load(up.addresses, only=(f"{NAME}:{name}",), streams=max(2, self.args.streams // 2))
+                          for name in ("red", "green"))
+            self.settle(red)
+            self.settle(green)
+            usual = self.undisturbed(green, self.args.stops)
+            margin = 0.2 + 3 * max(usual)  # another process starts and loads on the same cores
+            pauses, stopped, detections = [], [], []
             for _ in range(max(1, self.args.stops // 4)):
-                load.take_pause()
-                victim = next(w for w in up.status()["workers"] if w["id"] == alone[0])["pid"]
-                os.kill(victim, signal.SIGSTOP)
-                time.sleep(1.0)
-                try:
-                    os.kill(victim, signal.SIGCONT)
-                except ProcessLookupError:
-                    pass
-                wait_until(up.whole, "the stopped worker is back or replaced", timeout=60)
-                pauses.append(load.take_pause())
-            self.report("SIGSTOP, another deployment's streams", len(pauses), load, pauses)
+                red.take_pause()
+                green.take_pause()
+                detected = up.router_metric("moiety_worker_loss_detection_seconds_total")
+                victim = next(w for w in up.status()["workers"] if w["id"] == alone[0])
+                os.kill(victim["pid"], signal.SIGSTOP)  # for ever: it is fenced
+                wait_until(lambda: self.replaced(up, victim), "the stopped worker is replaced", timeout=60)
+                time.sleep(0.1)
+                detections.append(up.router_metric("moiety_worker_loss_detection_seconds_total") - detected)
+                stopped.append(red.take_pause())
+                pauses.append(green.take_pause())
+                if pauses[-1] > detections[-1] + margin:
+                    self.failures.append(f"isolation: the other deployment's streams paused for {1e3 * pauses[-1]:.0f} ms, detection took "
+                                         f"{1e3 * detections[-1]:.0f} ms")
+            self.report("SIGSTOP, its deployment's streams", len(stopped), red, stopped)
+            self.report("SIGSTOP, another deployment's", len(pauses), green, pauses,
+                        extra=f"detection {self.spell(detections)}, undisturbed {self.spell(usual)}")
 
     def coordinator_kills(self):
         with Up(self.args.bin_dir, self.work, "--workers", "4", *self.deploys) as up:
-            load = self.load(up)
+            load = self.load(up.addresses)
             self.settle(load)
             before = up.status()
             pids = sorted(w["pid"] for w in before["workers"] if w["state"] == "serving")
@@ -274,16 +324,23 @@ class Chaos:
         """Deploys and undeploys under load: nobody notices, and memory returns to where it was."""
 
         def memory(up):
-            workers = up.serving()
-            rss = [int(next(line for line in Path(f"/proc/{w['pid']}/status").read_text().splitlines()
-                            if line.startswith("VmRSS")).split()[1]) for w in workers]
-            return len(workers), up.status()["fleet"]["bytes_resident"], sum(rss)
+            """Workers; bytes of their experts; resident set of the workers, of coordinator and router, kB."""
+            status = up.status()
+
+            def rss(pids):
+                return sum(int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) for pid in pids)
+
+            workers = [w["pid"] for w in up.serving()]
+            return (len(workers), status["fleet"]["bytes_resident"], rss(workers),
+                    rss([up.coordinator_pid(), *(r["pid"] for r in status["routers"])]))
 
         red, green = f"{NAME}:red", f"{NAME}:green"
         with Up(self.args.bin_dir, self.work, "--workers", "6", "--capacity", "16", "--no-full", *self.deploys[:2]) as up:
-            load = self.load(up, only=(red,))
+            load = self.load(up.addresses, only=(red,))
             self.settle(load)
-            pauses, first, last = [], None, None
+            usual = self.undisturbed(load, self.args.deploys)
+            begin = memory(up)
+            pauses, warm = [], None
             for cycle in range(self.args.deploys):
                 load.take_pause()
                 up.command("deploy", "green", "--subset", str(self.subsets["green"]))
@@ -295,19 +352,24 @@ class Chaos:
                 up.command("undeploy", "green")
                 pauses.append(load.take_pause())
                 if cycle == min(9, self.args.deploys - 1):
-                    first = memory(up)
+                    warm = memory(up)  # heaps have grown as far as one change needs
             last = memory(up)
-            if last[:2] != first[:2] or last[2] > 1.15 * first[2] + 8192:
-                self.failures.append(f"memory after {self.args.deploys} cycles: workers, bytes, RSS kB {last}, earlier {first}")
+            # Fleet: exactly as at the beginning. Heaps: no more than warm.
+            grown = [1.1 * then + 8192 < now for then, now in zip(warm[2:], last[2:])]
+            if last[:2] != begin[:2] or any(grown):
+                self.failures.append(f"memory after {self.args.deploys} cycles: workers, bytes, RSS of workers and others in kB: {last}; "
+                                     f"after 10 {warm}; at the beginning {begin}")
             self.report("deploy and undeploy", 2 * self.args.deploys, load, pauses,
-                        extra=f"fleet {last[1] / 2**20:.1f} MiB in {last[0]} workers (before: {first[1] / 2**20:.1f} in {first[0]}), "
-                              f"RSS {last[2] / 1024:.0f} MiB (before: {first[2] / 1024:.0f})")
+                        extra=f"undisturbed {self.spell(usual)}; {last[1] / 2**20:.1f} MiB in {last[0]} workers (before: "
+                              f"{begin[1] / 2**20:.1f} in {begin[0]}); RSS of workers, of coordinator and router: "
+                              f"{last[2] / 1024:.0f}, {last[3] / 1024:.0f} MiB (after 10 cycles: {warm[2] / 1024:.0f}, {warm[3] / 1024:.0f}, "
+                              f"before: {begin[2] / 1024:.0f}, {begin[3] / 1024:.0f})")
 
     def two_routers(self):
         """One router is killed: the other's requests notice nothing, and it comes back."""
         with Up(self.args.bin_dir, self.work, "--workers", "4", "--routers", "2", *self.deploys) as up:
             keeps, dies = up.addresses[0], up.addresses[1]
-            load = self.load(type("One", (), {"addresses": [keeps]}))
+            load = self.load([keeps])
             self.settle(load)
             pauses = []
             for _ in range(max(1, self.args.stops // 4)):
@@ -338,7 +400,8 @@ def main():
     parser.add_argument("--coordinator-kills", type=int, default=50)
     parser.add_argument("--deploys", type=int, default=100, help="cycles of a deploy and an undeploy")
     parser.add_argument("--short", action="store_true", help="a few of each: what the tests run")
-    parser.add_argument("--only", help="parts, with commas: kills, replicas, stops, stops-replicas, isolation, coordinator, deploys, routers")
+    parser.add_argument("--only", help="parts, with commas: kills, replicas, stops, stops-replicas, stops-static, isolation, coordinator, deploys, "
+                             "routers")
     parser.add_argument("--json", type=Path, help="write the counts to this file too")
     args = parser.parse_args()
     if args.short:
@@ -348,7 +411,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="moiety-chaos-") as folder:
         chaos = Chaos(args, Path(folder))
         parts = {"kills": lambda: chaos.kills(1), "replicas": lambda: chaos.kills(2), "stops": chaos.stops,
-                 "stops-replicas": lambda: chaos.stops(2),
+                 "stops-replicas": lambda: chaos.stops(2), "stops-static": chaos.static_stops,
                  "isolation": chaos.isolation, "coordinator": chaos.coordinator_kills, "deploys": chaos.changes,
                  "routers": chaos.two_routers}
         wanted = args.only.split(",") if args.only else list(parts)

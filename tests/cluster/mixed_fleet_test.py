@@ -99,14 +99,14 @@ class MixedFleetTest(unittest.TestCase):
     def test_one_process_answers_the_same_whatever_moves_or_dies(self):
         full = [range(ROUTED)] * LAYERS
         with Cluster(BIN, "--workers", "2", "--worker-threads", "1", "--combine", "per_expert", "--router-expert-bytes", str(BUDGET),
-                     "--micro-batches", "2", "--least-reply-timeout-ms", "700") as cluster:
+                     "--micro-batches", "2", "--least-reply-timeout-ms", "700", "--hedge-after-ms", "30") as cluster:
             here = self.placed_once(cluster, full)
             self.assertEqual(sum(map(len, here)), HERE)
             self.assertLessEqual(max(map(len, here)) - min(map(len, here)), 1, "layers have unequal shares")
             self.held_as_placed(cluster, here, full)
             self.same_bits(cluster.api, NAME)
             words = Path(f"/proc/{cluster.admin_status()['routers'][0]['pid']}/cmdline").read_text().split("\0")
-            for flag, value in (("--micro-batches", "2"), ("--least-reply-timeout-ms", "700")):
+            for flag, value in (("--micro-batches", "2"), ("--least-reply-timeout-ms", "700"), ("--hedge-after-ms", "30")):
                 self.assertEqual(words[words.index(flag) + 1], value)
 
             # What two deployments keep goes to the router, what it held goes to workers: under load, and nobody notices.
