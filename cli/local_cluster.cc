@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iostream>
 #include <thread>
 
 #include "cli/admin_client.h"
@@ -68,6 +69,16 @@ Words coordinator_words(const LocalClusterOptions& options,
   if (!options.full) words.emplace_back("--no-full");
   if (!options.restart_workers) words.emplace_back("--no-restart-workers");
   return words;
+}
+
+/// Says so if the deployments are not those of the flags.
+void say_whether_it_goes_on(const std::string& admin_url, const std::filesystem::path& run_dir) {
+  const auto status = AdminClient(admin_url).call("GET", "/v1/status", "", kCallTimeout);
+  if (!status || !status->at("restored").as_bool() ||
+      status->at("epoch").to_number<std::uint64_t>() == 0)
+    return;
+  std::cerr << "moiety: goes on with the deployments of the cluster that was in "
+            << run_dir.string() << " before; --fresh begins anew" << std::endl;
 }
 
 /// Names the flag that moves a port which is taken.
@@ -239,7 +250,14 @@ Result<void> LocalCluster::check_alive() {
 Result<LocalCluster> LocalCluster::start(const LocalClusterOptions& options, bool progress) {
   Progress line(progress);
   LocalCluster cluster;
-  MOIETY_TRY(cluster.launch(options, line));
+  if (auto launched = cluster.launch(options, line); !launched) {
+    cluster.stop();
+    // Nothing was ever served: the next one, with other flags perhaps, does not go on with that.
+    // (If it cannot be removed, it does, and says so.)
+    if (cluster.began_anew_ && ended_in_order(cluster.run_dir_))
+      (void)forget_cluster(cluster.run_dir_);
+    return launched.error();
+  }
   return cluster;
 }
 
@@ -281,7 +299,10 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
   }
   MOIETY_ASSIGN(run_dir_, make_run_dir(options.run_dir, options.admin_port));
   MOIETY_TRY(check_run_dir_is_free(run_dir_));
-  MOIETY_TRY(forget_ended_cluster(run_dir_, options.fresh));
+  // A folder that somebody named is theirs to clear: what is deployed there stays deployed.
+  if (options.fresh || (options.run_dir.empty() && ended_in_order(run_dir_)))
+    MOIETY_TRY(forget_cluster(run_dir_));
+  began_anew_ = !has_state(run_dir_);
 
   const Deadline deadline = Clock::now() + kStartTimeout;
   const auto wait_for = [&](const std::string& what, const auto& condition) -> Result<void> {
@@ -306,6 +327,8 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
     return info && info->pid == coordinator_pid();
   }));
   admin_url_ = "http://" + info->admin_address;
+  progress.update("");  // so that the line is free
+  say_whether_it_goes_on(admin_url_, run_dir_);
   // Started again, it is found where it was, knows the same secret, and takes its deployments from
   // its state: the files that the first ones came from may be gone.
   Supervised::Spec& again = coordinator_.front().spec();

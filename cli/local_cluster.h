@@ -46,7 +46,7 @@ struct LocalClusterOptions {
   std::string generation_config;  ///< as the router has it unless given
   bool restart_workers = true;
   std::filesystem::path run_dir;  ///< empty: made below the temporary folder
-  bool fresh = false;             ///< forget a cluster that did not end in order in the run dir
+  bool fresh = false;             ///< forget the cluster that was in the run dir before
   bool detach = false;            ///< the processes go on when this one ends
 };
 
@@ -58,8 +58,9 @@ struct LocalClusterOptions {
 class LocalCluster {
  public:
   /// Starts everything and waits until requests are served. Errors carry what the process that
-  /// failed wrote last. kFailedPrecondition: another cluster runs in the run dir, and nothing of it
-  /// was touched.
+  /// failed wrote last; what was started is ended, and a state that there was not before is
+  /// removed. kFailedPrecondition: another cluster runs in the run dir, and nothing of it was
+  /// touched.
   static Result<LocalCluster> start(const LocalClusterOptions& options, bool progress);
   LocalCluster(LocalCluster&& other) noexcept = default;
   LocalCluster& operator=(LocalCluster&&) = delete;
@@ -103,6 +104,7 @@ class LocalCluster {
   std::vector<std::string> api_urls_;
   std::string admin_url_;
   std::filesystem::path run_dir_;
+  bool began_anew_ = false;  // no cluster had left its state in the run dir
 };
 
 /// How long workers and routers go on without a coordinator, as a flag's value.

@@ -29,6 +29,13 @@ bool may_come_back(const Error& error) {
   return error.code == ErrorCode::kUnavailable || error.code == ErrorCode::kDeadlineExceeded;
 }
 
+/// Of asking for a change: an answer says that it is not made; silence does not.
+Error unconfirmed(const Error& error, const std::string& id) {
+  if (error.code != ErrorCode::kUnavailable && error.code != ErrorCode::kCancelled) return error;
+  return fail(error.code, error.message + "; a coordinator that heard of the change (operation " +
+                              id + ") makes it nevertheless, and `moiety status` shows it");
+}
+
 }  // namespace
 
 Result<json::value> run_operation(const AdminClient& admin,
@@ -39,7 +46,8 @@ Result<json::value> run_operation(const AdminClient& admin,
   const std::string id = new_operation_id();
   const std::string change = path + "?wait=false&operation_id=" + id;
   auto asked = admin.call_patiently(method, change, body);
-  if (!asked && asked.error().code != ErrorCode::kDeadlineExceeded) return asked.error();
+  if (!asked && asked.error().code != ErrorCode::kDeadlineExceeded)
+    return unconfirmed(asked.error(), id);
   const std::string goes_on =
       "the change goes on in the coordinator (operation " + id + "); `moiety status` shows it";
   const Deadline deadline = Clock::now() + kTimeout;

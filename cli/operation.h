@@ -16,7 +16,7 @@ namespace moiety::cli {
 ///
 /// Errors: the operation's own; kCancelled after Ctrl-C and kDeadlineExceeded: the coordinator goes
 /// on with the change, and the message says so; kUnavailable: nobody is there, or it did not come
-/// back.
+/// back, and the message has the operation's id.
 Result<boost::json::value> run_operation(const AdminClient& admin,
                                          const std::string& method,
                                          const std::string& path,

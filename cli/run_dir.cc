@@ -93,10 +93,19 @@ Result<void> check_run_dir_is_free(const std::filesystem::path& run_dir) {
                   "own");
 }
 
-Result<void> forget_ended_cluster(const std::filesystem::path& run_dir, bool all) {
-  // A coordinator takes its coordinator.json away when it ends in order.
+bool has_state(const std::filesystem::path& run_dir) {
+  std::error_code unreadable;
+  return std::filesystem::exists(run_dir / "state.sqlite", unreadable) || unreadable;
+}
+
+bool ended_in_order(const std::filesystem::path& run_dir) {
+  // A coordinator takes its coordinator.json away then.
+  std::error_code unreadable;
+  return !std::filesystem::exists(run_dir / "coordinator.json", unreadable) && !unreadable;
+}
+
+Result<void> forget_cluster(const std::filesystem::path& run_dir) {
   std::error_code ec;
-  if (!all && std::filesystem::exists(run_dir / "coordinator.json", ec)) return {};
   for (const char* name : {"state.sqlite", "state.sqlite-wal", "state.sqlite-shm"}) {
     std::filesystem::remove(run_dir / name, ec);
     if (ec) {

@@ -38,10 +38,15 @@ std::optional<RunFile> read_run_file(const std::filesystem::path& run_dir);
 /// not ours.
 Result<void> check_run_dir_is_free(const std::filesystem::path& run_dir);
 
-/// Removes the state of a cluster that ended in order in this folder, or of any with `all`: the
-/// next one begins with what its flags say. The state of a cluster that was killed stays, and the
-/// next one goes on with it. Call after check_run_dir_is_free.
-Result<void> forget_ended_cluster(const std::filesystem::path& run_dir, bool all);
+/// Whether a cluster left its state in this folder.
+bool has_state(const std::filesystem::path& run_dir);
+
+/// Whether no cluster was killed in this folder: there was none, or it ended in order.
+bool ended_in_order(const std::filesystem::path& run_dir);
+
+/// Removes the state of a former cluster in this folder, so that the next one begins with what its
+/// flags say instead of going on with it. Call after check_run_dir_is_free.
+Result<void> forget_cluster(const std::filesystem::path& run_dir);
 
 /// A new folder below the temporary folder, for this user only; removed with its content.
 class ScratchDir {

@@ -306,10 +306,13 @@ void add_up(CLI::App& app, Chosen& chosen) {
   command->add_flag("!--no-restart-workers", cluster.restart_workers,
                     "Leave lost workers lost until the next change");
   command->add_option("--run-dir", cluster.run_dir,
-                      "Folder for addresses and logs; one below the temporary folder unless given");
+                      "Folder for addresses, logs and the cluster's state. A cluster that was "
+                      "here before goes on with its deployments, however it ended, and --deploy "
+                      "and --no-full are not looked at; see --fresh. Unless given, one below the "
+                      "temporary folder, where only a cluster that was killed goes on");
   command->add_flag("--fresh", cluster.fresh,
-                    "Begin anew in a folder where a cluster was killed, instead of going on with "
-                    "its deployments");
+                    "Delete the state of the cluster that was in the run dir before, and begin "
+                    "with what the flags say");
   command->add_flag("-d,--detach", cluster.detach,
                     "Return once it serves; a process stays behind that starts again what dies");
   command->add_flag("--json", flags->json, "Print addresses as JSON");

@@ -88,7 +88,8 @@ void ClusterState::advance_change() {
 
   switch (change_->phase) {
     case Phase::kDraining:
-      if (still_running(change_->operation.name, change_->epoch) != 0) return;
+      // After a restart: a router that is not back yet may run requests that nobody here knows of.
+      if (!usage_known() || still_running(change_->operation.name, change_->epoch) != 0) return;
       change_->wanted.erase(find_deployment(change_->wanted, change_->operation.name));
       change_->deadline = now_ + config_.operation_timeout;
       change_->phase = Phase::kGathering;
@@ -364,6 +365,7 @@ void ClusterState::activated() {
   dirty_ = true;
   if (!change_->rest.empty()) {
     change_->saved = current_;
+    ++change_->steps_done;
     if (step_fits(change_->rest.front().placement)) return begin_step();
     if (++change_->plans_dropped > kMaxPlansDropped) {
       change_->failure =
@@ -384,6 +386,11 @@ void ClusterState::activated() {
   if (change_->operation.kind == Kind::kUndeploy || change_->operation.kind == Kind::kDrain) {
     change_->settle_deadline += config_.stop_timeout;
   }
+}
+
+bool ClusterState::published_in_full() const {
+  return change_->phase == Phase::kSettling ||
+         (change_->phase == Phase::kActivating && change_->rest.empty());
 }
 
 void ClusterState::roll_back(Error error) {
@@ -414,7 +421,14 @@ void ClusterState::roll_back(Error error) {
                      operation.worker->value, error.message));
     return finish(std::move(failed.operation), std::nullopt, &failed);
   }
-  if (failed.num_steps > 0 || failed.phase == Phase::kDraining) {
+  failed.operation.rolled_back = failed.steps_done == 0;
+  if (failed.steps_done > 0) {
+    error.message += fmt::format(
+        " (stopped after step {} of {}: what is deployed is as before, experts stay where that "
+        "step "
+        "put them; `moiety rebalance` or the next change places them anew)",
+        failed.steps_done, std::max(failed.num_steps, failed.steps_done));
+  } else if (failed.num_steps > 0 || failed.phase == Phase::kDraining) {
     error.message += " (rolled back: deployments and workers are as before)";
   }
   finish(std::move(failed.operation), std::move(error), &failed);
@@ -518,6 +532,7 @@ std::optional<std::string> ClusterState::settle_pending() const {
 std::string ClusterState::waiting_for() const {
   switch (change_->phase) {
     case Phase::kDraining:
+      if (!usage_known()) return "routers to come back after the coordinator's restart";
       return fmt::format("{} running requests of {}",
                          still_running(change_->operation.name, change_->epoch),
                          display_name(change_->operation.name));

@@ -55,6 +55,7 @@ DurableState ClusterState::durable() const {
   durable.epoch_counter = epoch_counter_;
   durable.incarnation_counter = incarnation_counter_;
   durable.operation_counter = operation_counter_;
+  durable.router_counter = router_counter_;
   if (published() != nullptr) {
     durable.published = *published();
     durable.steady = current_.placement;
@@ -92,11 +93,7 @@ void ClusterState::persist() {
 
 Result<void> ClusterState::check_restorable(const ClusterConfig& config,
                                             const DurableState& durable) {
-  const auto is_there = [&config](ExpertId id) {
-    return id.layer >= 0 && id.expert >= 0 &&
-           static_cast<std::size_t>(id.layer) < config.model.layers.size() &&
-           id.expert < config.model.layers[static_cast<std::size_t>(id.layer)].num_routed;
-  };
+  const auto is_there = [&config](ExpertId id) { return is_in_model(config.model, id); };
   const auto layers_fit = [&](const Placement& placement) {
     const auto& here = placement.router_experts;
     if (!std::all_of(here.begin(), here.end(), is_there)) return false;
@@ -139,6 +136,7 @@ void ClusterState::restore(DurableState durable) {
   epoch_counter_ = durable.epoch_counter;
   incarnation_counter_ = std::max(incarnation_counter_, durable.incarnation_counter);
   operation_counter_ = durable.operation_counter;
+  router_counter_ = durable.router_counter;
 
   for (const DurableWorker& each : durable.workers) {
     if (each.id.value >= workers_.size()) continue;  // ended long ago

@@ -53,6 +53,7 @@ struct DurableOperation {
   std::vector<Deployment> deployments;  ///< to add; empty once it has ended
   std::uint64_t request_hash = 0;       ///< tells another request under the same id
   std::optional<Error> error;           ///< kFailed
+  bool rolled_back = false;             ///< kFailed: everything is as it was before
   Epoch epoch;                          ///< kSucceeded: that it published
   planner::MoveCost cost;
   bool operator==(const DurableOperation&) const = default;
@@ -78,6 +79,7 @@ struct DurableState {
   std::uint64_t epoch_counter = 0;        ///< no higher number was ever sent to anybody
   std::uint64_t incarnation_counter = 0;  ///< no higher number was ever given to a worker
   std::uint64_t operation_counter = 0;
+  std::uint32_t router_counter = 0;  ///< above the id of every router that ever connected
   /// What routers were sent last; nullopt before the first.
   std::optional<EpochView> published;
   /// Where experts live when nobody is lost; the view's placement may have more owners, those that

@@ -9,6 +9,12 @@
 
 namespace moiety::coordinator {
 
+bool is_in_model(const planner::ModelShape& model, ExpertId id) {
+  return id.layer >= 0 && id.expert >= 0 &&
+         static_cast<std::size_t>(id.layer) < model.layers.size() &&
+         id.expert < model.layers[static_cast<std::size_t>(id.layer)].num_routed;
+}
+
 void ClusterState::refuse(ConnectionId connection, Error error) {
   note(LogLevel::kWarning, "refused a connection: " + error.message);
   act(Send{connection, proto::Refuse{std::move(error)}});
@@ -99,15 +105,30 @@ void ClusterState::welcome_worker(const PeerHello& event) {
     return refuse(event.connection,
                   fail(ErrorCode::kInvalidArgument, "a worker must give an incarnation above 0"));
   }
+  for (ExpertId held : hello.resident) {
+    if (is_in_model(config_.model, held)) continue;
+    return refuse(event.connection,
+                  fail(ErrorCode::kInvalidArgument,
+                       fmt::format("it says that it holds expert {} of layer {}, which the "
+                                   "checkpoint does not have",
+                                   held.expert, held.layer)));
+  }
   const WorkerId id = *given;
   Worker& joined = worker(id);
-  if (joined.connection) {
-    return refuse(event.connection,
-                  fail(ErrorCode::kAlreadyExists,
-                       fmt::format("worker {} is already connected (incarnation {})", id.value,
-                                   joined.incarnation)));
-  }
   const bool same_process = joined.incarnation == hello.incarnation;
+  if (joined.connection) {
+    if (!same_process) {
+      return refuse(event.connection,
+                    fail(ErrorCode::kAlreadyExists,
+                         fmt::format("worker {} is already connected (incarnation {})", id.value,
+                                     joined.incarnation)));
+    }
+    // Its side of the connection ended first, and ours has not noticed.
+    act(CloseConnection{*joined.connection});
+    worker_connections_.erase(*joined.connection);
+    joined.connection.reset();
+    joined.expected = true;
+  }
   if (config_.static_fleet) {
     if (!same_process) {
       if (joined.expected) lose_worker(id, "another process took its place");
@@ -176,8 +197,14 @@ void ClusterState::welcome_router(const PeerHello& event) {
     if (back != routers_.end()) {
       id = back->first;
     } else {
+      // Never one that was given before: its router may serve on, out of our reach, and come back.
+      id.value = router_counter_;
       while (routers_.contains(id)) ++id.value;
     }
+  }
+  if (id.value >= router_counter_) {
+    router_counter_ = id.value + 1;
+    durable_changed_ = true;
   }
   Router& router = routers_[id];
   const bool same_process = is_same_process(router);
@@ -354,7 +381,45 @@ void ClusterState::suspect(RouterId router,
     return;
   }
   // A worker that hangs or was stopped may wake up later: it must be dead before it is replaced.
-  lose_worker(id, fmt::format("router {} reports: {}", router.value, why));
+  Worker& accused = worker(id);
+  const std::string report = fmt::format("router {} reports: {}", router.value, why);
+  const bool others_could_tell =
+      std::any_of(routers_.begin(), routers_.end(), [router](const auto& entry) {
+        return entry.first != router && entry.second.connection.has_value();
+      });
+  const bool others_agree = accused.suspicion && accused.suspicion->router != router;
+  if (!others_could_tell || others_agree || !accused.connection || heartbeat_is_late(accused))
+    return lose_worker(id, report);
+  if (accused.suspicion) return;
+  note(LogLevel::kWarning,
+       fmt::format("{}; worker {} lives, and no other router complains: it is lost if one does, or "
+                   "if it computes nothing for anybody within {} ms",
+                   report, id.value, config_.lease_ttl.count()));
+  accused.suspicion = Suspicion{router, now_, report, {}};
+}
+
+/// What became of the suspicion of a single router: see suspect().
+void ClusterState::look_into_suspicion(WorkerId id) {
+  Worker& accused = worker(id);
+  if (!accused.suspicion) return;
+  Suspicion& suspicion = *accused.suspicion;
+  const std::uint64_t computed = accused.stats.dispatches;
+  if (!suspicion.dispatches && accused.last_heard > suspicion.since)
+    suspicion.dispatches = computed;
+  if (suspicion.dispatches && computed > *suspicion.dispatches) {
+    note(LogLevel::kWarning,
+         fmt::format("worker {} computes for others: only router {} does not reach it", id.value,
+                     suspicion.router.value));
+    accused.suspicion.reset();
+  } else if (heartbeat_is_late(accused)) {
+    lose_worker(id, std::string(suspicion.report));
+  } else if (now_ - suspicion.since >= config_.lease_ttl) {
+    lose_worker(id, suspicion.report + ", and it has computed nothing for anybody since");
+  }
+}
+
+bool ClusterState::heartbeat_is_late(const Worker& peer) const {
+  return now_ - peer.last_heard > config_.lease_ttl / 3 * 5 / 4;
 }
 
 void ClusterState::on(const PeerClosed& event) {

@@ -9,6 +9,7 @@
 #include <random>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/packed_experts.h"
 #include "common/file.h"
 #include "common/thread_pool.h"
 
@@ -30,9 +31,8 @@ planner::ModelShape model_shape(const Checkpoint& checkpoint, DType dtype) {
   shape.fingerprint = checkpoint.fingerprint();
   for (std::int32_t layer = 0; layer < architecture.num_layers(); ++layer) {
     const MoeDescription& moe = architecture.layers[static_cast<std::size_t>(layer)].moe;
-    const auto parameters = static_cast<std::uint64_t>(architecture.expert_parameters(layer));
-    shape.layers.push_back(
-        {moe.num_routed, moe.num_shared, moe.top_k, parameters * dtype_bytes(dtype)});
+    shape.layers.push_back({moe.num_routed, moe.num_shared, moe.top_k,
+                            packed_expert_bytes(architecture, layer, dtype)});
   }
   return shape;
 }

@@ -88,6 +88,10 @@ Result<SqliteDatabase> SqliteDatabase::open(const std::filesystem::path& path) {
                             handle == nullptr ? sqlite3_errstr(result) : sqlite3_errmsg(handle)));
   }
   sqlite3_extended_result_codes(handle, 1);
+  int keep_wal = 1;
+  if (sqlite3_file_control(handle, "main", SQLITE_FCNTL_PERSIST_WAL, &keep_wal) != SQLITE_OK)
+    return fail(ErrorCode::kIo,
+                fmt::format("{}: SQLite's write-ahead log cannot be kept here", path.string()));
   return database;
 }
 

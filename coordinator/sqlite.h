@@ -47,7 +47,8 @@ class SqliteStatement {
 /// kResourceExhausted (the disk is full), kIo (everything else that the system refuses).
 class SqliteDatabase {
  public:
-  /// Opens or makes the file.
+  /// Opens or makes the file. Its write-ahead log (FILE-wal, once there is one) stays there with
+  /// the size that it has when the database is closed.
   static Result<SqliteDatabase> open(const std::filesystem::path& path);
   SqliteDatabase(SqliteDatabase&& other) noexcept
       : database_(std::exchange(other.database_, nullptr)) {}

@@ -253,16 +253,16 @@ void ClusterState::on(const ShutdownRequest& event) {
   routers_deadline_ = now_ + config_.shutdown_grace;
   note(LogLevel::kInfo, "shutting down: " + event.reason);
   const Error error = fail(ErrorCode::kCancelled, "the coordinator is shutting down");
-  if (change_) {
-    Change change = std::move(*change_);
+  if (change_ && published_in_full()) {
+    Change done = std::move(*change_);
     change_.reset();
-    if (change.operation.kind == Kind::kDrain && change.operation.worker->value < workers_.size())
-      worker(*change.operation.worker).retired = change.retired_before;
-    finish(std::move(change.operation), error, &change);
+    finish(std::move(done.operation), std::nullopt, &done);
   }
+  if (change_) roll_back(error);
   while (!queue_.empty()) {
     Operation operation = std::move(queue_.front());
     queue_.pop_front();
+    operation.rolled_back = true;
     finish(std::move(operation), error, nullptr);
   }
   for (const auto& [id, router] : routers_) {

@@ -56,6 +56,9 @@ struct ClusterConfig {
   std::size_t max_queued_operations = 16;
 };
 
+/// Whether the checkpoint has this routed expert.
+bool is_in_model(const planner::ModelShape& model, ExpertId id);
+
 /// The coordinator's mind: who is alive, what is deployed, which epoch is published, what to do
 /// next.
 ///
@@ -108,6 +111,13 @@ class ClusterState {
   /// A change gives up when it had to be planned anew this often.
   static constexpr int kMaxPlansDropped = 8;
 
+  struct Suspicion {
+    RouterId router;
+    Clock::time_point since;
+    std::string report;
+    std::optional<std::uint64_t> dispatches;  // by the first heartbeat after it
+  };
+
   struct Worker {
     enum class Process : std::uint8_t { kNone, kRunning, kStopping, kKilled };
     Process process = Process::kNone;  // in a static fleet kRunning means: let in
@@ -126,10 +136,11 @@ class ClusterState {
     Clock::time_point load_sent;
     bool loading = false;
     Clock::time_point load_again_at;  // after a failed load
-    bool stats_due = false;           // what it holds changed and no heartbeat has said so yet
-    bool retired = false;             // by a drain
-    bool lost = false;                // ended against our will and not back yet
-    bool parked = false;              // lost and not started again before the next change
+    std::optional<Suspicion> suspicion;
+    bool stats_due = false;  // what it holds changed and no heartbeat has said so yet
+    bool retired = false;    // by a drain
+    bool lost = false;       // ended against our will and not back yet
+    bool parked = false;     // lost and not started again before the next change
     Clock::time_point restart_at;
     std::chrono::milliseconds backoff{0};
     std::vector<Clock::time_point> recent_losses;
@@ -179,6 +190,7 @@ class ClusterState {
     Generation target;               // of this step, from kLoading on
     std::deque<Generation> rest;     // the steps after it
     std::size_t num_steps = 0;
+    std::size_t steps_done = 0;   // each keeps what is deployed, and is not gone back behind
     bool retired_before = false;  // drain: to return to
     Epoch epoch;  // kLoading: reserved; kDraining, kActivating: what routers must confirm
     planner::MoveCost cost;
@@ -218,7 +230,12 @@ class ClusterState {
   /// Its connection is gone; it may serve on and come back.
   void router_left(RouterId id, const std::string& why);
   void router_has_problem(RouterId id, const proto::EpochActive& report);
+  /// The only router is believed. One of several may have lost its own way to the worker: it is
+  /// believed when another says so too, or the worker's heartbeats are late, or show for a lease
+  /// that it computes nothing.
   void suspect(RouterId router, WorkerId worker, std::uint64_t incarnation, const std::string& why);
+  void look_into_suspicion(WorkerId id);
+  bool heartbeat_is_late(const Worker& peer) const;
 
   // durable.cc
   void restore(DurableState durable);
@@ -276,6 +293,8 @@ class ClusterState {
   bool step_fits(const Placement& next) const;
   void begin_step();
   void activated();
+  /// Routers were sent the last step of the change.
+  bool published_in_full() const;
   void roll_back(Error error);
   void finish(Operation operation, std::optional<Error> error, const Change* change);
   bool routers_confirmed(Epoch epoch) const;
@@ -322,6 +341,7 @@ class ClusterState {
   std::uint64_t epoch_counter_ = 0;        // last number that was reserved
   std::uint64_t incarnation_counter_ = 0;
   std::uint64_t operation_counter_ = 0;
+  std::uint32_t router_counter_ = 0;  // above the id of every router that ever connected
 
   std::optional<Change> change_;
   std::deque<Operation> queue_;

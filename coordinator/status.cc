@@ -11,12 +11,6 @@ namespace moiety::coordinator {
 using std::chrono::duration_cast;
 using std::chrono::milliseconds;
 
-namespace {
-
-constexpr std::size_t kOperationsShown = 20;
-
-}  // namespace
-
 std::string_view worker_state_name(WorkerState state) {
   switch (state) {
     case WorkerState::kStarting:
@@ -77,6 +71,7 @@ OperationStatus ClusterState::describe(const DurableOperation& operation) const 
   status.worker = operation.worker;
   status.state = operation.state;
   status.error = operation.error;
+  status.rolled_back = operation.rolled_back;
   status.epoch = operation.epoch;
   status.cost = operation.cost;
   return status;
@@ -306,10 +301,8 @@ ClusterStatus ClusterState::status(Clock::time_point now) const {
     status.operations.push_back(*status.operation);
   }
   for (const Operation& each : queue_) status.operations.push_back(describe(each));
-  for (auto each = ended_.rbegin(); each != ended_.rend(); ++each) {
-    if (status.operations.size() >= kOperationsShown) break;
+  for (auto each = ended_.rbegin(); each != ended_.rend(); ++each)
     status.operations.push_back(describe(*each));
-  }
   status.queued_operations = queue_.size();
   for (const auto& layer : config_.model.layers) {
     status.routed_experts += static_cast<std::uint64_t>(layer.num_routed);

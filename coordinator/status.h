@@ -41,6 +41,7 @@ struct OperationStatus {
   std::uint64_t step = 0;   ///< while it runs: of num_steps, from 1; 0: not planned yet
   std::uint64_t num_steps = 0;
   std::optional<Error> error;  ///< when it failed
+  bool rolled_back = false;    ///< when it failed: everything is as it was before
   Epoch epoch;                 ///< that it published; 0: none yet
   planner::MoveCost cost;
 };

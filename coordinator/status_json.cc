@@ -81,7 +81,7 @@ json::object operation(const OperationStatus& each, const std::string& served_na
                       {"step", each.step},
                       {"num_steps", each.num_steps},
                       {"error", nullptr},
-                      {"rolled_back", each.state == OperationState::kFailed},
+                      {"rolled_back", each.rolled_back},
                       {"epoch", nullptr},
                       {"experts_loaded", each.cost.experts_loaded},
                       {"bytes_loaded", each.cost.bytes_loaded},

@@ -11,6 +11,7 @@
 #include <charconv>
 #include <cstring>
 
+#include "common/log.h"
 #include "coordinator/durable_json.h"
 
 namespace moiety::coordinator {
@@ -18,7 +19,10 @@ namespace moiety::coordinator {
 namespace {
 
 constexpr std::int64_t kApplicationId = 0x4d4f4945;
-constexpr std::int64_t kSchema = 1;
+constexpr std::int64_t kSchema = 2;
+// The log is copied into the file when it has so many pages (of 4 KiB): well before the reserve is
+// used up, so that the next commit finds room in the log on a full disk.
+constexpr std::int64_t kCheckpointPages = 256;
 
 Error damaged(const std::filesystem::path& file, const std::string& what) {
   return fail(ErrorCode::kDataLoss,
@@ -90,6 +94,7 @@ Result<Store> Store::open(const std::filesystem::path& file, const std::string& 
   Store store(file, std::move(locked), std::move(database));
   auto opened = store.check_schema();
   if (opened) opened = store.load(fingerprint);
+  if (opened) opened = store.keep_reserve();
   if (!opened) {
     if (opened.error().code != ErrorCode::kDataLoss) return opened.error();
     return damaged(file, opened.error().message);
@@ -98,10 +103,13 @@ Result<Store> Store::open(const std::filesystem::path& file, const std::string& 
 }
 
 Result<void> Store::check_schema() {
-  // The first look at the file's content.
+  // FILE.lock has seen to it that nobody else is there. SQLite told so needs no memory shared with
+  // others (FILE-shm), if it hears it before it looks at the file's content for the first time.
+  MOIETY_TRY(database_.execute("PRAGMA locking_mode = EXCLUSIVE"));
   MOIETY_ASSIGN(const std::int64_t tables, database_.integer("SELECT count(*) FROM sqlite_schema"));
   MOIETY_TRY(database_.execute(
       "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 1000"));
+  MOIETY_TRY(database_.execute(fmt::format("PRAGMA wal_autocheckpoint = {}", kCheckpointPages)));
   if (tables == 0) return make_schema();
   MOIETY_ASSIGN(const std::int64_t application, database_.integer("PRAGMA application_id"));
   if (application != kApplicationId) {
@@ -115,6 +123,13 @@ Result<void> Store::check_schema() {
                 fmt::format("{}: was written by a newer Moiety (schema {}, this one knows {}); use "
                             "that one, or give another --state",
                             file_.string(), schema, kSchema));
+  }
+  if (schema < 2) {  // where every failure was one that had been rolled back
+    MOIETY_ASSIGN(SqliteTransaction transaction, SqliteTransaction::begin(database_));
+    MOIETY_TRY(database_.execute(
+        "ALTER TABLE operations ADD COLUMN rolled_back INTEGER;"
+        "UPDATE operations SET rolled_back = (error_code IS NOT NULL); PRAGMA user_version = 2"));
+    MOIETY_TRY(transaction.commit());
   }
   MOIETY_ASSIGN(SqliteStatement check, database_.prepare("PRAGMA integrity_check(1)"));
   MOIETY_ASSIGN(const bool row, check.step());
@@ -135,13 +150,35 @@ Result<void> Store::make_schema() {
       "  kind INTEGER, state INTEGER, name TEXT, worker INTEGER, deployments TEXT,"
       "  request_hash INTEGER, error_code TEXT, error_message TEXT, epoch INTEGER,"
       "  bytes_loaded INTEGER, bytes_dropped INTEGER, experts_loaded INTEGER,"
-      "  experts_dropped INTEGER);"
+      "  experts_dropped INTEGER, rolled_back INTEGER);"
       "CREATE TABLE reserve(bytes BLOB);"
       "INSERT INTO reserve VALUES(zeroblob({}));",
       kApplicationId, kSchema, kReserveBytes)));
-  MOIETY_TRY(transaction.commit());
-  // Pages that are free again belong to the file: room for when the disk is full.
-  MOIETY_TRY(database_.execute("DELETE FROM reserve"));
+  return transaction.commit();
+}
+
+// Two places must have room: the log, which every commit writes first, and the file, into which the
+// log is copied. What was written once and is free again belongs to them.
+Result<void> Store::keep_reserve() {
+  auto kept = database_.execute("DELETE FROM reserve");  // of a start that was cut short
+  if (kept) {
+    MOIETY_ASSIGN(const std::int64_t page, database_.integer("PRAGMA page_size"));
+    MOIETY_ASSIGN(const std::int64_t free_pages, database_.integer("PRAGMA freelist_count"));
+    std::error_code none_yet;
+    const std::uint64_t log_bytes = std::filesystem::file_size(file_.string() + "-wal", none_yet);
+    if (none_yet || log_bytes < kReserveBytes ||
+        static_cast<std::uint64_t>(free_pages * page) < kReserveBytes) {
+      kept =
+          database_.execute(fmt::format("INSERT INTO reserve VALUES(zeroblob({}))", kReserveBytes));
+      if (kept) kept = database_.execute("DELETE FROM reserve");
+    }
+  }
+  if (!kept) {
+    if (kept.error().code == ErrorCode::kDataLoss) return kept;
+    log_warning("{}; no room is set aside in it until the next start", kept.error().message);
+    return {};
+  }
+  // From here on the log is written from its beginning again.
   MOIETY_ASSIGN(const std::int64_t busy, database_.integer("PRAGMA wal_checkpoint(RESTART)"));
   if (busy != 0)
     return fail(ErrorCode::kIo, fmt::format("{}: another program uses it", file_.string()));
@@ -166,7 +203,8 @@ Result<void> Store::load(const std::string& fingerprint) {
   if (!identity_.fingerprint.empty() && identity_.fingerprint != fingerprint) {
     return fail(ErrorCode::kFailedPrecondition,
                 fmt::format("{}: belongs to a cluster of another checkpoint (fingerprint {}, this "
-                            "one has {}); give another --state, or begin anew without this file",
+                            "one has {}); give another --state, or begin anew without this file "
+                            "(`moiety up --fresh`)",
                             file_.string(), identity_.fingerprint, fingerprint));
   }
   identity_.fingerprint = fingerprint;
@@ -176,6 +214,7 @@ Result<void> Store::load(const std::string& fingerprint) {
     state.epoch_counter = number<std::uint64_t>(meta, "epoch_counter");
     state.incarnation_counter = number<std::uint64_t>(meta, "incarnation_counter");
     state.operation_counter = number<std::uint64_t>(meta, "operation_counter");
+    state.router_counter = number<std::uint32_t>(meta, "router_counter");
     if (const auto view = placement.find("published"); view != placement.end()) {
       MOIETY_ASSIGN(state.published, view_from_json(view->second));
     }
@@ -217,7 +256,8 @@ Result<void> Store::load_operations(DurableState& state) {
       SqliteStatement rows,
       database_.prepare("SELECT id, kind, state, name, worker, deployments, request_hash, "
                         "error_code, error_message, epoch, bytes_loaded, bytes_dropped, "
-                        "experts_loaded, experts_dropped FROM operations ORDER BY position"));
+                        "experts_loaded, experts_dropped, rolled_back FROM operations ORDER BY "
+                        "position"));
   for (;;) {
     MOIETY_ASSIGN(const bool row, rows.step());
     if (!row) return {};
@@ -236,6 +276,7 @@ Result<void> Store::load_operations(DurableState& state) {
     operation.epoch = Epoch{from_bits(rows.integer(9))};
     operation.cost = {from_bits(rows.integer(10)), from_bits(rows.integer(11)), rows.integer(12),
                       rows.integer(13)};
+    operation.rolled_back = rows.integer(14) != 0;
     state.operations.push_back(std::move(operation));
   }
 }
@@ -269,6 +310,7 @@ Result<void> Store::persist(const DurableState& state) {
   MOIETY_TRY(put("meta", "epoch_counter", std::to_string(state.epoch_counter)));
   MOIETY_TRY(put("meta", "incarnation_counter", std::to_string(state.incarnation_counter)));
   MOIETY_TRY(put("meta", "operation_counter", std::to_string(state.operation_counter)));
+  MOIETY_TRY(put("meta", "router_counter", std::to_string(state.router_counter)));
   if (state.published && (all || written_->published != state.published))
     MOIETY_TRY(put("placement", "published", view_to_json(*state.published)));
   if (all || written_->steady != state.steady)
@@ -302,7 +344,7 @@ Result<void> Store::write_operations(const DurableState& state) {
   MOIETY_TRY(database_.execute("DELETE FROM operations"));
   MOIETY_ASSIGN(SqliteStatement insert,
                 database_.prepare("INSERT INTO operations VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
-                                  "?, ?, ?, ?)"));
+                                  "?, ?, ?, ?, ?)"));
   std::int64_t position = 0;
   for (const DurableOperation& each : state.operations) {
     insert.bind(1, position++);
@@ -325,6 +367,7 @@ Result<void> Store::write_operations(const DurableState& state) {
     insert.bind(13, bits(each.cost.bytes_dropped));
     insert.bind(14, each.cost.experts_loaded);
     insert.bind(15, each.cost.experts_dropped);
+    insert.bind(16, std::int64_t{each.rolled_back});
     MOIETY_TRY(insert.run());
   }
   return {};

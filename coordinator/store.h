@@ -25,7 +25,9 @@ struct StoreIdentity {
 /// loss of power at any instant. One thread.
 ///
 /// The file holds the cluster's secret, so only its owner can read it. FILE.lock is locked while
-/// the store is open; the system lets go of it when the process ends, however that happens.
+/// the store is open; the system lets go of it when the process ends, however that happens. No
+/// other program can read the file meanwhile. It must lie on a file system of this machine: SQLite
+/// relies on locks and syncs that network file systems do not promise.
 ///
 /// Schema 1 (PRAGMA user_version), application_id 0x4d4f4945:
 ///   meta(key, value)        fingerprint, token, ports, boot_id, counters
@@ -52,8 +54,9 @@ class Store {
   Result<void> set_identity(const StoreIdentity& identity);
 
   /// kResourceExhausted while the disk has less room than kReserveBytes: a change of the cluster
-  /// should not begin. The store keeps as much for itself, so that losses and restarts of workers
-  /// can be written on a full disk.
+  /// should not begin. The store keeps as much for itself, in the file and in FILE-wal, so that
+  /// losses and restarts of workers can be written on a full disk. (Where a file system needs new
+  /// room to overwrite old, such as btrfs, that is no promise.)
   Result<void> check_room() const;
   static constexpr std::uint64_t kReserveBytes = 2 << 20;
 
@@ -65,6 +68,8 @@ class Store {
       : file_(std::move(file)), lock_(std::move(lock)), database_(std::move(database)) {}
   Result<void> check_schema();
   Result<void> make_schema();
+  /// Sees to it that the reserve is there. Where it cannot be written, warns and goes on without.
+  Result<void> keep_reserve();
   Result<void> load(const std::string& fingerprint);
   Result<void> load_workers(DurableState& state);
   Result<void> load_operations(DurableState& state);

@@ -229,6 +229,7 @@ void ClusterState::forget(Worker& gone) {
   gone.load_epoch = {};
   gone.load_again_at = {};
   gone.loading = false;
+  gone.suspicion.reset();
   gone.stats_due = false;
 }
 
@@ -335,6 +336,8 @@ void ClusterState::check_worker_deadlines() {
       lose_worker(id, fmt::format("its lease lapsed: silent for {} ms", silent.count()));
     } else if (each.loading && now_ - each.load_sent > config_.operation_timeout) {
       lose_worker(id, "it did not load its experts in time");
+    } else {
+      look_into_suspicion(id);
     }
   }
 }

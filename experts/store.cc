@@ -6,6 +6,8 @@
 #include <optional>
 #include <thread>
 
+#include "checkpoint/packed_experts.h"
+#include "common/check.h"
 #include "common/thread_pool.h"
 #include "kernels/pack_stream.h"
 
@@ -44,6 +46,7 @@ Result<void> ExpertStore::load_one(ExpertId id, Loaded& loaded) {
   MOIETY_ASSIGN(weights->gate, load_projection(tensors, source.gate_proj, dtype_, bytes_read));
   MOIETY_ASSIGN(weights->up, load_projection(tensors, source.up_proj, dtype_, bytes_read));
   MOIETY_ASSIGN(weights->down, load_projection(tensors, source.down_proj, dtype_, bytes_read));
+  MOIETY_CHECK(weights->num_bytes() == bytes_of(id), "plans count an expert as it is packed");
   const std::lock_guard lock(mutex_);
   bytes_read_ += bytes_read;
   loaded.emplace(id, std::move(weights));
@@ -97,7 +100,7 @@ Result<void> ExpertStore::load(std::span<const ExpertId> experts) {
   // Bytes that were written while we read them would otherwise pass.
   MOIETY_TRY(checkpoint_.tensors().check_unchanged());
   const std::lock_guard lock(mutex_);
-  for (auto& [id, weights] : loaded) bytes_resident_ += weights->num_bytes();
+  for (const auto& [id, weights] : loaded) bytes_resident_ += bytes_of(id);
   experts_.merge(loaded);
   return {};
 }
@@ -116,7 +119,7 @@ void ExpertStore::keep_only(const std::set<ExpertId>& experts) {
     if (experts.contains(it->first)) {
       ++it;
     } else {
-      bytes_resident_ -= it->second->num_bytes();
+      bytes_resident_ -= bytes_of(it->first);
       it = experts_.erase(it);
     }
   }
@@ -126,6 +129,10 @@ std::shared_ptr<const kernels::ExpertWeights> ExpertStore::find(ExpertId expert)
   const std::lock_guard lock(mutex_);
   const auto it = experts_.find(expert);
   return it == experts_.end() ? nullptr : it->second;
+}
+
+std::uint64_t ExpertStore::bytes_of(ExpertId id) const {
+  return packed_expert_bytes(checkpoint_.architecture(), id.layer, dtype_);
 }
 
 std::size_t ExpertStore::num_experts() const {

@@ -39,7 +39,8 @@ class ExpertStore {
 
   DType dtype() const { return dtype_; }
   std::size_t num_experts() const;
-  /// Bytes of the packed weights held now.
+  /// Bytes of the packed weights held now: packed_expert_bytes() of each, which is what plans and
+  /// capacities count with.
   std::uint64_t bytes_resident() const;
   /// Checkpoint bytes read for experts since the start.
   std::uint64_t bytes_read() const;
@@ -48,6 +49,8 @@ class ExpertStore {
   using Loaded = std::map<ExpertId, std::shared_ptr<const kernels::ExpertWeights>>;
   /// Adds to `loaded` under mutex_.
   Result<void> load_one(ExpertId id, Loaded& loaded);
+  std::uint64_t bytes_of(ExpertId id) const;
+
   const Checkpoint& checkpoint_;
   const DType dtype_;
   mutable std::mutex mutex_;

@@ -6,12 +6,14 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/packed_layout.h"
 #include "kernels/weight_memory.h"
 
 namespace moiety::kernels {
 namespace {
 
 constexpr std::int32_t kPanel = PackedMatrix::kPanel;
+static_assert(kPanel == kPackedPanel);
 constexpr std::size_t kAlignment = 64;
 
 std::int32_t pairs_of(std::int32_t k) { return k / 2 + k % 2; }
@@ -123,18 +125,7 @@ PackedMatrix::PackedMatrix(DType dtype,
   pack_rows(DType::kF32, reinterpret_cast<const std::byte*>(weights.data()), 0, n);
 }
 
-std::size_t PackedMatrix::panel_bytes() const {
-  const auto k = static_cast<std::size_t>(k_);
-  const auto pairs = static_cast<std::size_t>(pairs_of(k_));
-  switch (dtype_) {
-    case DType::kBF16:
-      return pairs * kPanel * 4;
-    case DType::kI8:
-      return pairs * kPanel * 2;
-    default:
-      return k * kPanel * 4;
-  }
-}
+std::size_t PackedMatrix::panel_bytes() const { return packed_panel_bytes(dtype_, k_); }
 
 const float* PackedMatrix::scales() const {
   if (dtype_ != DType::kI8) return nullptr;

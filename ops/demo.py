@@ -133,7 +133,7 @@ class Demo:
 
         title("4. A cluster of 4 workers with the full model")
         up = json.loads(run([self.moiety, "up", "-m", model_dir, "--workers", "4", "--port", "0", "--admin-port", "0",
-                             "--combine", "per_expert", "--run-dir", self.work / "run", "-d", "--json"]))
+                             "--combine", "per_expert", "--run-dir", self.work / "run", "--fresh", "-d", "--json"]))
         self.api, self.admin = up["api"], up["admin"]
         name = fetch(f"{self.api}/v1/models")["data"][0]["id"]
         for domain in DOMAINS:

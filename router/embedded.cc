@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "checkpoint/packed_experts.h"
 #include "common/deployment_name.h"
 #include "common/file.h"
 
@@ -15,8 +16,7 @@ planner::ModelShape model_shape(const Checkpoint& checkpoint, DType dtype) {
   for (std::int32_t layer = 0; layer < arch.num_layers(); ++layer) {
     const MoeDescription& moe = arch.layers[static_cast<std::size_t>(layer)].moe;
     shape.layers.push_back(
-        {moe.num_routed, moe.num_shared, moe.top_k,
-         static_cast<std::uint64_t>(arch.expert_parameters(layer)) * dtype_bytes(dtype)});
+        {moe.num_routed, moe.num_shared, moe.top_k, packed_expert_bytes(arch, layer, dtype)});
   }
   return shape;
 }

@@ -3,12 +3,15 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 from pathlib import Path
@@ -43,13 +46,27 @@ class Foreground:
     """`moiety up` without --detach, and the pids of everything that it started."""
 
     def __init__(self, run_dir, *flags):
-        self.process = subprocess.Popen([BIN / "moiety", *UP, *FREE_PORTS, "--run-dir", run_dir, *flags], text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.start([*FREE_PORTS, "--run-dir", run_dir, *flags], dict(os.environ))
+
+    def start(self, flags, environment):
+        self.errors = tempfile.TemporaryFile(mode="w+")
+        self.process = subprocess.Popen([BIN / "moiety", *UP, *flags], text=True, env=environment,
+                                        stdout=subprocess.PIPE, stderr=self.errors)
         started = json.loads(self.process.stdout.readline())
         self.api, self.admin = started["api"], started["admin"]
         workers = call("GET", started["admin"] + "/v1/status")[1]["workers"]
         self.children = [started["coordinator_pid"], started["router_pid"]] + [w["pid"] for w in workers]
         assert all(pid > 1 for pid in self.children), self.children  # they are killed: 0 is our own group
+
+    def said(self):
+        """All of its standard error so far."""
+        self.errors.seek(0)
+        return self.errors.read()
+
+    def down(self):
+        """Ends it in order."""
+        subprocess.run([BIN / "moiety", "down", "--admin", self.admin], check=True, timeout=60, stdout=subprocess.DEVNULL)
+        assert self.process.wait(timeout=20) == 0, self.said()
 
     def deployments(self):
         return sorted(d["served_as"] for d in call("GET", self.admin + "/v1/deployments")[1]["deployments"])
@@ -77,6 +94,14 @@ class Foreground:
         self.process.kill()
         self.process.wait(timeout=20)
         self.process.stdout.close()
+        self.errors.close()
+
+
+class WithoutRunDir(Foreground):
+    """The same, whose folder is the one that it finds below the temporary folder by its admin port."""
+
+    def __init__(self, temporary, admin_port):
+        self.start(["--port", "0", "--admin-port", admin_port], dict(os.environ, TMPDIR=str(temporary)))
 
 
 class UpTest(unittest.TestCase):
@@ -118,22 +143,68 @@ class UpTest(unittest.TestCase):
             self.assertEqual(call("POST", again.api + "/v1/completions", {"model": f"{NAME}:a", "prompt": "x", "max_tokens": 2})[0], 200)
             self.assertTrue((self.dir / "coordinator.log").read_text().startswith(log))
             again.kill_all()
+
+    def test_a_cluster_that_ended_in_order_goes_on_in_a_named_folder(self):
+        with Foreground(self.dir) as first:
+            subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", first.admin], check=True, timeout=60,
+                           stdout=subprocess.DEVNULL)
+            first.down()
+        with Foreground(self.dir, "--no-full") as again:  # what to begin with is not looked at, and it says so
+            self.assertEqual(again.deployments(), [NAME, f"{NAME}:a"])
+            again.down()
+            self.assertIn("goes on with", again.said())
+            self.assertIn("--fresh", again.said())
         with Foreground(self.dir, "--fresh") as fresh:
             self.assertEqual(fresh.deployments(), [NAME])
-            subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", fresh.admin], check=True, timeout=60,
+            fresh.down()
+            self.assertEqual(fresh.said(), "")
+
+    def test_without_a_named_folder_only_a_killed_cluster_goes_on(self):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        with WithoutRunDir(self.dir, port) as first:
+            subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", first.admin], check=True, timeout=60,
                            stdout=subprocess.DEVNULL)
-            subprocess.run([BIN / "moiety", "down", "--admin", fresh.admin], check=True, timeout=60, stdout=subprocess.DEVNULL)
-            self.assertEqual(fresh.process.wait(timeout=20), 0)
-        with Foreground(self.dir) as after_an_orderly_end:
-            self.assertEqual(after_an_orderly_end.deployments(), [NAME])
+            first.kill_all()
+        with WithoutRunDir(self.dir, port) as again:
+            self.assertEqual(again.deployments(), [NAME, f"{NAME}:a"])
+            again.down()
+        with WithoutRunDir(self.dir, port) as anew:
+            self.assertEqual(anew.deployments(), [NAME])
+            anew.down()
+
+    def test_a_change_that_nobody_confirms_is_named(self):
+        asked = []
+
+        def hears_and_dies(listener):
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:  # closed: the test is over
+                    return
+                with connection:
+                    asked.append(connection.recv(65536).decode())
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = threading.Thread(target=hears_and_dies, args=(listener,), daemon=True)
+            server.start()
+            done = subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin",
+                                   f"http://127.0.0.1:{listener.getsockname()[1]}"], text=True, capture_output=True, timeout=60)
+            listener.shutdown(socket.SHUT_RDWR)
+            server.join(timeout=10)
+        self.assertEqual(done.returncode, 1)
+        ids = {re.search(r"operation_id=([^ &]+)", each).group(1) for each in asked}
+        self.assertEqual(len(ids), 1, "asked again under another name")
+        self.assertIn(f"operation {ids.pop()}", done.stderr)
+        self.assertIn("moiety status", done.stderr)
 
     def test_what_dies_again_and_again_ends_the_cluster(self):
         with Foreground(self.dir) as up:
             # Started again, the coordinator finds a state file that it cannot use.
             state = self.dir / "state.sqlite"
             os.kill(up.children[0], signal.SIGSTOP)  # so that it does not write
-            for suffix in ("-wal", "-shm"):
-                state.with_name(state.name + suffix).unlink()
+            state.with_name(state.name + "-wal").unlink()
             state.write_bytes(b"x" * 8192)
             os.kill(up.children[0], signal.SIGKILL)
             self.assertEqual(up.process.wait(timeout=60), 1)
@@ -222,6 +293,7 @@ class UpTest(unittest.TestCase):
                     self.assertIn(f"127.0.0.1:{port}", said)
                     self.assertIn(flags[0] if run == "api" else flags[2], said)
                     self.assertFalse((self.dir / run / "coordinator.json").exists(), "the coordinator goes on")
+                    self.assertFalse((self.dir / run / "state.sqlite").exists(), "what never served would be gone on with")
 
     def test_a_folder_that_others_can_write_to_is_refused(self):
         for kind in ("link", "open"):

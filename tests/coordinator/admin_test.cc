@@ -273,6 +273,7 @@ TEST_F(StatusTest, SaysWhatIsLostAndWhom) {
 TEST_F(StatusTest, MetricsAgree) {
   sim.crash = "exit status 1";
   sim.kill_process(WorkerId{0});
+  sim.run();  // it was started again at once, and ended again
   RuntimeCounts counts;
   counts.add_persist(std::chrono::milliseconds(3));
   counts.operations[{OperationKind::kDeploy, false}] = 2;
@@ -283,8 +284,8 @@ TEST_F(StatusTest, MetricsAgree) {
   EXPECT_THAT(text, HasSubstr("\nmoiety_fleet_expert_bytes_resident 3600\n"));
   EXPECT_THAT(text, HasSubstr("\nmoiety_deployments 2\n"));
   EXPECT_THAT(text, HasSubstr("\nmoiety_epoch_changes_total 2\n"));
-  EXPECT_THAT(text, HasSubstr("\nmoiety_worker_losses_total 1\n"));
-  EXPECT_THAT(text, HasSubstr("\nmoiety_worker_restarts_total 0\n"));
+  EXPECT_THAT(text, HasSubstr("\nmoiety_worker_losses_total 2\n"));
+  EXPECT_THAT(text, HasSubstr("\nmoiety_worker_restarts_total 1\n"));
   EXPECT_THAT(text, HasSubstr("moiety_worker_expert_bytes{worker=\"1\"} 1200\n"));
   EXPECT_THAT(text, HasSubstr("moiety_operations_total{kind=\"deploy\",result=\"failed\"} 2\n"));
   EXPECT_THAT(text, HasSubstr("moiety_coordinator_persist_seconds_bucket{le=\"0.002\"} 0\n"));

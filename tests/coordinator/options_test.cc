@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/packed_experts.h"
 #include "common/file.h"
 #include "coordinator/run_file.h"
 #include "coordinator/runtime.h"
@@ -221,6 +223,29 @@ TEST_F(Prepare, TheStateFileKeepsTheToken) {
   }
   ::setenv("MOIETY_TOKEN", "another", 1);
   EXPECT_EQ(prepared({})->cluster.token, "another");
+}
+
+TEST_F(Prepare, PlansCountAnExpertAsWorkersPackIt) {
+  const Architecture arch =
+      Checkpoint::open(std::string(MOIETY_SOURCE_DIR) + "/models/moiety-tiny-emo")->architecture();
+  for (const auto& [flag, dtype] : {std::pair("bf16", DType::kBF16), {"int8", DType::kI8}}) {
+    const auto setup = prepared({"--expert-dtype", flag});
+    ASSERT_TRUE(setup) << setup.error().message;
+    const auto& layers = setup->cluster.model.layers;
+    ASSERT_EQ(layers.size(), static_cast<std::size_t>(arch.num_layers()));
+    for (std::int32_t layer = 0; layer < arch.num_layers(); ++layer) {
+      EXPECT_EQ(layers[static_cast<std::size_t>(layer)].expert_bytes,
+                packed_expert_bytes(arch, layer, dtype));
+      // int8: a byte per weight and a float per output channel, of which none is padding here.
+      if (dtype == DType::kI8) {
+        EXPECT_EQ(packed_expert_bytes(arch, layer, dtype),
+                  static_cast<std::uint64_t>(
+                      arch.expert_parameters(layer) +
+                      4 * (2 * arch.layers[static_cast<std::size_t>(layer)].moe.intermediate +
+                           arch.hidden_size)));
+      }
+    }
+  }
 }
 
 TEST_F(Prepare, CapacityHoldsTheModelAndItsCopies) {

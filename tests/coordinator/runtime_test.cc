@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <boost/json.hpp>
@@ -296,12 +298,26 @@ TEST_F(RuntimeTest, AnotherCoordinatorGoesOnWithTheState) {
             200);
 }
 
+/// While it lives this process can write into no file.
+class NoFileCanBeWritten {
+ public:
+  NoFileCanBeWritten() {
+    ::signal(SIGXFSZ, SIG_IGN);
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit none{0, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &none);
+  }
+  ~NoFileCanBeWritten() { ::setrlimit(RLIMIT_FSIZE, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
 TEST_F(RuntimeTest, AStateThatCannotBeWrittenStopsChangesAndNothingElse) {
   begin(/*durable=*/true);
   const RunInfo info = wait_ready();
   const json::value deployments = get(info, "/v1/deployments");
-  auto other = SqliteDatabase::open(dir / "state.sqlite");
-  ASSERT_TRUE(other && other->execute("BEGIN IMMEDIATE"));  // nobody else can write now
+  std::optional<NoFileCanBeWritten> broken(std::in_place);
 
   const std::string body = R"({"name": "all", "full": true, "operation_id": "mine"})";
   const http::Response refused = call(info, "POST", "/v1/deployments", body);
@@ -318,7 +334,7 @@ TEST_F(RuntimeTest, AStateThatCannotBeWrittenStopsChangesAndNothingElse) {
   EXPECT_TRUE(wait_until([&] { return get(info, "/v1/status").at("blocked").is_string(); }));
   EXPECT_EQ(call(info, "POST", "/v1/deployments", body).status, 500);
   EXPECT_EQ(fleet->starts, starts);
-  ASSERT_TRUE(other->execute("ROLLBACK"));
+  broken.reset();
   EXPECT_TRUE(wait_until([&] {
     const json::value status = get(info, "/v1/status");
     return status.at("blocked").is_null() && status.at("ready").as_bool();

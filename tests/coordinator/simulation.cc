@@ -527,6 +527,7 @@ void Simulation::advance(milliseconds time) {
         if (!process.connection || process.frozen) continue;
         proto::WorkerHeartbeat heartbeat;
         heartbeat.stats.experts_resident = process.resident.size();
+        heartbeat.stats.dispatches = process.dispatches;
         heartbeat.stats.bytes_resident = process.resident.size() * 100;
         process.outbox.push_back(heartbeat);
       }

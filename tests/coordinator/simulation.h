@@ -29,6 +29,7 @@ class Simulation {
     bool crashing = false;             // ends before it connects
     bool refused = false;              // the coordinator turned it away: it ends
     std::uint64_t capacity_bytes = 0;  // that its Hello says
+    std::uint64_t dispatches = 0;      // that its heartbeats say
     std::optional<ConnectionId> connection;
     std::set<ExpertId> resident;
     std::deque<proto::ControlMessage> inbox, outbox;

@@ -132,6 +132,42 @@ TEST(Moves, ALargeOneTakesSeveralEpochsWithinTheHeadroom) {
   EXPECT_EQ(sim.experts_resident(), 48u);
 }
 
+TEST(Moves, OneThatStopsOnItsWaySaysWhere) {
+  Simulation sim(test_config());
+  sim.config.policy = planner::PlacementPolicy::kById;
+  sim.crash_coordinator();
+  sim.finish(sim.start({full_deployment()}));
+  const int router = sim.add_router();
+  sim.advance(1s);
+  sim.config.policy = planner::PlacementPolicy::kRoundRobin;
+  sim.crash_coordinator();
+  sim.reconnect_router(router);
+  const EpochView before = *sim.state.published();
+  const OperationId moved = sim.rebalance();
+  sim.advance(4900ms);
+  sim.now += 150ms;  // the grace is over: step by step, one message at a time
+  sim.tick();
+  for (int i = 0; i < 1000 && sim.state.operation(moved)->step < 3; ++i) {
+    for (auto& [id, process] : sim.processes) {
+      sim.step_process(id);
+      sim.deliver(process.outbox, process.connection);
+    }
+    sim.deliver_one(router);
+  }
+  ASSERT_EQ(sim.state.operation(moved)->step, 3u);
+  sim.routers[router].confirms = false;
+  sim.advance(130s);
+  ASSERT_TRUE(sim.done(moved));
+  EXPECT_THAT(sim.error(moved), HasSubstr("(stopped after step "));
+  EXPECT_FALSE(sim.state.operation(moved)->rolled_back);
+  EXPECT_EQ(sim.state.published()->deployments, before.deployments);
+  EXPECT_NE(sim.state.published()->placement.owners, before.placement.owners);
+  sim.routers[router].confirms = true;
+  const OperationId again = sim.rebalance();
+  sim.finish(again, 60s);
+  EXPECT_TRUE(sim.succeeded(again)) << sim.error(again);
+}
+
 TEST(Moves, WithoutHeadroomTheyAreRefusedWithTheBytes) {
   ClusterConfig config = test_config();
   config.policy = planner::PlacementPolicy::kById;

@@ -131,6 +131,24 @@ TEST_F(Recovery, NothingIsDroppedWhileARouterMayUseWhatTheNewCoordinatorDoesNotK
   EXPECT_EQ(sim.experts_resident(), 12u);
 }
 
+TEST_F(Recovery, AnUndeployAsksAgainForWhatRuns) {
+  sim.routers[second].running = {{"", 1}};
+  sim.advance(400ms);
+  const OperationId undeployed = sim.undeploy("");
+  sim.advance(2s);
+  sim.crash_coordinator();
+  sim.reconnect_router(first);
+  sim.advance(3s);  // the second is late, within the grace
+  sim.reconnect_router(second);
+  sim.advance(30s);
+  EXPECT_FALSE(sim.done(undeployed));
+  EXPECT_THAT(sim.state.published()->deployments, SizeIs(2)) << "a request of it runs";
+  EXPECT_EQ(sim.experts_resident(), 48u);
+  sim.routers[second].running.clear();
+  sim.finish(undeployed);
+  EXPECT_TRUE(sim.succeeded(undeployed)) << sim.error(undeployed);
+}
+
 TEST_F(Recovery, RestoredStartChangesNothing) {
   const EpochView before = *sim.state.published();
   sim.crash_coordinator();

@@ -36,6 +36,7 @@ class ServingCluster : public testing::Test {
   }
   Simulation sim;
   int router = 0;
+  std::int64_t pid_ = 90000;
 };
 
 class NoRestarts : public ServingCluster {
@@ -254,6 +255,107 @@ TEST_F(ServingCluster, UnreachableWorkerInEpochActiveIsFenced) {
   EXPECT_EQ(sim.kills, 1u);
 }
 
+/// The same cluster and a second router.
+class TwoRouters : public ServingCluster {
+ protected:
+  TwoRouters() : other(sim.add_router()) { sim.advance(1s); }
+  void suspects(int key, WorkerId id) {
+    sim.routers[key].outbox.push_back(
+        proto::WorkerSuspect{id, sim.processes.at(id).incarnation, "no answer within 1 s"});
+    sim.run();
+  }
+  const int other;
+};
+
+TEST_F(TwoRouters, OneThatLostItsWayTakesNoWorkerFromTheOther) {
+  for (int i = 0; i < 20; ++i) {
+    for (auto& [id, process] : sim.processes) suspects(router, id);
+    for (auto& [id, process] : sim.processes) process.dispatches += 10;
+    sim.advance(1s);
+  }
+  EXPECT_EQ(sim.kills, 0u);
+  EXPECT_EQ(sim.status().worker_losses, 0u);
+}
+
+TEST_F(TwoRouters, BothAreBelievedAtOnce) {
+  suspects(router, WorkerId{1});
+  suspects(router, WorkerId{1});
+  EXPECT_EQ(sim.kills, 0u) << "the same router twice";
+  suspects(other, WorkerId{1});
+  EXPECT_EQ(sim.kills, 1u);
+  sim.advance(1s);
+  EXPECT_TRUE(sim.status().ready);
+}
+
+TEST_F(TwoRouters, AWorkerThatComputesNothingForAnybodyIsLost) {
+  sim.processes.at(WorkerId{1}).dispatches = 7;  // before, and seen only afterwards
+  suspects(router, WorkerId{1});
+  sim.advance(2900ms);
+  EXPECT_EQ(sim.kills, 0u);
+  sim.advance(200ms);
+  EXPECT_EQ(sim.kills, 1u);
+}
+
+TEST_F(TwoRouters, AStoppedWorkerIsLostWhenItsHeartbeatIsLate) {
+  sim.freeze(WorkerId{1});
+  sim.advance(1s);
+  suspects(router, WorkerId{1});
+  EXPECT_EQ(sim.kills, 0u) << "a heartbeat each second";
+  sim.advance(300ms);
+  EXPECT_EQ(sim.kills, 1u);
+  sim.freeze(WorkerId{2});
+  sim.advance(1300ms);
+  suspects(router, WorkerId{2});
+  EXPECT_EQ(sim.kills, 2u) << "its heartbeat was late already";
+}
+
+TEST_F(ServingCluster, AWorkerWhoseSideOfTheConnectionEndedFirstIsLetInAgain) {
+  Simulation::Process& process = sim.processes.at(WorkerId{1});
+  proto::Hello again = sim.hello(proto::Role::kWorker, 1, process.incarnation);
+  again.resident.assign(process.resident.begin(), process.resident.end());
+  EXPECT_EQ(sim.knock(again), "");
+  EXPECT_EQ(sim.status().worker_losses, 0u);
+  EXPECT_TRUE(sim.status().ready);
+  again.incarnation += 1;
+  EXPECT_THAT(sim.knock(again), HasSubstr("already connected"));
+}
+
+TEST_F(ServingCluster, AWorkerWithExpertsThatTheCheckpointDoesNotHaveIsRefused) {
+  const std::uint64_t incarnation = sim.processes.at(WorkerId{1}).incarnation;
+  for (const ExpertId wrong : {ExpertId{3, 0}, ExpertId{0, 16}, ExpertId{4000, 0}}) {
+    proto::Hello hello = sim.hello(proto::Role::kWorker, 1, incarnation);
+    hello.resident = {ExpertId{0, 1}, wrong};
+    EXPECT_THAT(sim.knock(hello),
+                HasSubstr(fmt::format("expert {} of layer {}, which the checkpoint "
+                                      "does not have",
+                                      wrong.expert, wrong.layer)));
+  }
+  EXPECT_TRUE(sim.status().ready);
+}
+
+TEST_F(ServingCluster, ARouterIdIsNeverGivenTwice) {
+  const auto join = [this] {
+    proto::Hello hello = sim.hello(proto::Role::kRouter, 0, 1);
+    hello.id.reset();
+    hello.pid = ++pid_;
+    EXPECT_EQ(sim.knock(hello), "");
+    std::uint32_t most = 0;
+    for (const RouterStatus& each : sim.status().routers) most = std::max(most, each.id.value);
+    return most;
+  };
+  EXPECT_EQ(join(), 1u);
+  EXPECT_EQ(join(), 2u);
+  sim.close_router(router);
+  sim.advance(5s);  // their leases are over: nobody is left
+  EXPECT_THAT(sim.status().routers, IsEmpty());
+  EXPECT_EQ(join(), 3u);
+  sim.crash_coordinator();
+  EXPECT_EQ(join(), 4u) << "routers 0 to 3 may come back";
+  sim.reconnect_router(router);
+  sim.run();
+  EXPECT_TRUE(sim.routers.at(router).connection) << "refused";
+}
+
 TEST_F(ServingCluster, FencedWorkerIsNotReplacedBeforeItsProcessEnded) {
   sim.event(PeerClosed{*sim.processes.at(WorkerId{1}).connection, "reset"});
   sim.now += 10s;  // far beyond any back-off; the old process has not been reaped
@@ -265,9 +367,9 @@ TEST_F(ServingCluster, FencedWorkerIsNotReplacedBeforeItsProcessEnded) {
 TEST_F(ServingCluster, RestartsBackOff) {
   sim.crash = "exit status 3";
   sim.kill_process(WorkerId{1});
-  sim.advance(1500ms);  // starts at 0.2, +0.4, +0.8 s
+  sim.advance(1500ms);  // at once, since it had served; then after 0.2, +0.4, +0.8 s
   const std::uint64_t early = sim.status().worker_restarts;
-  EXPECT_EQ(early, 3u);
+  EXPECT_EQ(early, 4u);
   sim.advance(60s);
   const std::uint64_t late = sim.status().worker_restarts - early;
   EXPECT_GE(late, 10u);
@@ -275,6 +377,24 @@ TEST_F(ServingCluster, RestartsBackOff) {
   sim.crash.reset();
   sim.advance(6s);
   EXPECT_TRUE(sim.status().ready);
+}
+
+TEST_F(ServingCluster, AWorkerThatServesIsStartedAgainAtOnceAFewTimes) {
+  for (int i = 0; i < 5; ++i) {
+    sim.kill_process(WorkerId{1});
+    sim.run();
+    EXPECT_THAT(sim.running(), SizeIs(4)) << i;
+    EXPECT_TRUE(sim.status().ready) << i;
+  }
+  sim.kill_process(WorkerId{1});
+  sim.run();
+  EXPECT_THAT(sim.running(), SizeIs(3)) << "it is what it computes that ends it, perhaps";
+  sim.advance(300ms);
+  EXPECT_THAT(sim.running(), SizeIs(4));
+  sim.advance(11s);
+  sim.kill_process(WorkerId{1});
+  sim.run();
+  EXPECT_THAT(sim.running(), SizeIs(4));
 }
 
 TEST_F(ServingCluster, APauseOfTheCoordinatorCostsNoWorker) {
@@ -432,7 +552,7 @@ TEST_F(ServingCluster, RefusesStrangers) {
   EXPECT_THAT(sim.knock(hello),
               testing::AllOf(HasSubstr("fingerprint-a"), HasSubstr("fingerprint-b")));
   EXPECT_THAT(sim.knock(sim.hello(proto::Role::kRouter, 0, 2)), HasSubstr("already connected"));
-  EXPECT_THAT(sim.knock(sim.hello(proto::Role::kWorker, 0, 1)), HasSubstr("already connected"));
+  EXPECT_THAT(sim.knock(sim.hello(proto::Role::kWorker, 0, 99)), HasSubstr("already connected"));
   EXPECT_THAT(sim.knock(sim.hello(proto::Role::kWorker, 4, 1)), HasSubstr("--workers 4"));
   EXPECT_THAT(sim.knock(sim.hello(proto::Role::kAdmin, 0, 1)), HasSubstr("HTTP"));
   EXPECT_EQ(sim.knock(sim.hello(proto::Role::kRouter, 9, 1)), "");
@@ -473,6 +593,36 @@ TEST_F(ServingCluster, ShutdownLetsRoutersFinishThenStopsWorkers) {
   sim.advance(200ms);
   EXPECT_TRUE(sim.exited);
   EXPECT_THAT(sim.running(), IsEmpty());
+}
+
+TEST(Shutdown, SaysTrulyWhatBecameOfTheChange) {
+  ClusterConfig config = test_config();
+  config.move_headroom = 1;
+  Simulation sim(config);
+  sim.finish(sim.start({full_deployment()}));
+  sim.routers[sim.add_router()].confirms = false;
+  const OperationId published = sim.deploy(random_subset("python", 4, 1));
+  sim.run();
+  ASSERT_THAT(sim.state.published()->deployments, SizeIs(2));
+  const OperationId waits = sim.undeploy("python");
+  sim.event(ShutdownRequest{"test"});
+  sim.run();
+  EXPECT_TRUE(sim.succeeded(published)) << sim.error(published);
+  EXPECT_THAT(sim.error(waits), HasSubstr("shutting down"));
+  EXPECT_TRUE(sim.state.operation(waits)->rolled_back);
+  EXPECT_THAT(sim.disk->published->deployments, SizeIs(2));
+}
+
+TEST_F(ServingCluster, AShutdownAmidADrainOfRequestsTakesItBack) {
+  sim.routers[router].running = {{"", 2}};
+  sim.advance(400ms);
+  const OperationId undeployed = sim.undeploy("");
+  sim.advance(1s);
+  ASSERT_TRUE(sim.state.published()->deployments.at(0).draining);
+  sim.event(ShutdownRequest{"test"});
+  sim.run();
+  EXPECT_TRUE(sim.state.operation(undeployed)->rolled_back);
+  EXPECT_FALSE(sim.disk->published->deployments.at(0).draining);
 }
 
 TEST_F(ServingCluster, ShutdownIsBounded) {

@@ -2,11 +2,17 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
+#include <functional>
 #include <random>
 #include <thread>
 
@@ -131,6 +137,21 @@ TEST_F(StoreTest, TwoCoordinatorsOnOneFileAreRefusedByName) {
   EXPECT_TRUE(open()) << "the first is gone";
 }
 
+// Memory shared through a file would not work on every file system, and the lock makes it needless.
+TEST_F(StoreTest, NobodyElseCanReadItAndNothingIsShared) {
+  for (int start = 0; start < 2; ++start) {
+    auto store = open();
+    ASSERT_TRUE(store && store->persist(state_of(1)));
+    EXPECT_FALSE(std::filesystem::exists(file_.string() + "-shm"));
+    auto other = SqliteDatabase::open(file_);
+    ASSERT_TRUE(other);
+    const auto read = other->integer("SELECT count(*) FROM meta");
+    ASSERT_FALSE(read);
+    EXPECT_THAT(read.error().message, HasSubstr("locked"));
+  }
+  execute("SELECT count(*) FROM meta");
+}
+
 TEST_F(StoreTest, OtherFilesAreRefused) {
   std::filesystem::create_directories(file_.parent_path());
   ASSERT_TRUE(write_file(file_, std::string(5000, 'x')));
@@ -143,7 +164,7 @@ TEST_F(StoreTest, OtherFilesAreRefused) {
 TEST_F(StoreTest, ANewerSchemaAndAnotherCheckpointAreRefused) {
   { ASSERT_TRUE(open()->set_identity({"fp", "secret", 1, 2})); }
   EXPECT_THAT(refusal(ErrorCode::kFailedPrecondition, "other"), HasSubstr("another checkpoint"));
-  execute("PRAGMA user_version = 2");
+  execute("PRAGMA user_version = 3");
   EXPECT_THAT(refusal(ErrorCode::kFailedPrecondition), HasSubstr("newer Moiety"));
 }
 
@@ -185,6 +206,129 @@ TEST_F(StoreTest, AFullDiskLosesNothingAndIsOverWhenThereIsRoom) {
     ASSERT_TRUE(store->persist(large));
   }
   EXPECT_EQ(open()->restored()->operations.back().error->message.size(), 2 * Store::kReserveBytes);
+}
+
+/// A state whose file needs `bytes` more than that of state_of(number).
+DurableState large_state_of(std::uint64_t number, std::size_t bytes) {
+  DurableState state = state_of(number);
+  state.operations.back().error->message.assign(bytes, static_cast<char>('a' + number % 26));
+  return state;
+}
+
+/// Persists losses and restarts enough to fill the log many times, and finds them again.
+Result<void> write_within_the_reserve(const std::filesystem::path& file) {
+  {
+    MOIETY_ASSIGN(Store store, Store::open(file, "fp"));
+    for (std::uint64_t number = 2; number < 400; ++number) {
+      const bool large = number % 40 == 0;
+      auto done = store.persist(large ? large_state_of(number, 300 << 10) : state_of(number));
+      if (!done) return with_context("state " + std::to_string(number), done.error());
+    }
+  }
+  MOIETY_ASSIGN(const Store store, Store::open(file, "fp"));
+  if (store.restored() && *store.restored() == state_of(399)) return {};
+  return fail(ErrorCode::kInternal, "another state came back");
+}
+
+/// While it lives this process can make no file longer than `bytes`.
+class LongestFile {
+ public:
+  explicit LongestFile(std::uint64_t bytes) {
+    ::signal(SIGXFSZ, SIG_IGN);
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit{bytes, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~LongestFile() { ::setrlimit(RLIMIT_FSIZE, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+TEST_F(StoreTest, TheReserveSurvivesACleanStop) {
+  const std::filesystem::path log = file_.string() + "-wal";
+  { ASSERT_TRUE(open()->persist(state_of(1))); }
+  ASSERT_TRUE(std::filesystem::exists(log));
+  ASSERT_GE(std::filesystem::file_size(log), Store::kReserveBytes);
+  {
+    const LongestFile limit(
+        std::max(std::filesystem::file_size(log), std::filesystem::file_size(file_)));
+    const auto written = write_within_the_reserve(file_);
+    EXPECT_TRUE(written) << written.error().message;
+  }
+  // The file alone is whole after a clean stop; the log of a copy is made anew.
+  std::filesystem::remove(log);
+  { EXPECT_TRUE(open()->restored() == state_of(399)); }
+  EXPECT_GE(std::filesystem::file_size(log), Store::kReserveBytes);
+}
+
+/// Writes files named `prefix`0, `prefix`1, ... into `folder` until its disk is full.
+void fill_disk(const std::filesystem::path& folder, const std::string& prefix) {
+  const std::string block(4096, 'x');
+  for (int number = 0;; ++number) {
+    const Fd fd(::open((folder / (prefix + std::to_string(number))).c_str(),
+                       O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!fd) return;
+    ssize_t wrote = 0;
+    std::int64_t total = 0;
+    while ((wrote = ::write(fd.get(), block.data(), block.size())) > 0) total += wrote;
+    if (total == 0) return;
+  }
+}
+
+/// Runs `body` in a process of its own whose `folder` is a disk of 12 MiB. nullopt: this user may
+/// not make such disks; else what went wrong, or nothing.
+std::optional<std::string> on_small_disk(const std::filesystem::path& folder,
+                                         const std::function<Result<void>()>& body) {
+  constexpr int kNoDisk = 7;
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return "no pipe";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const bool root = ::geteuid() == 0;
+    if (::unshare(root ? CLONE_NEWNS : CLONE_NEWNS | CLONE_NEWUSER) != 0 ||
+        (root && ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) ||
+        ::mount("tmpfs", folder.c_str(), "tmpfs", 0, "size=12m") != 0)
+      ::_exit(kNoDisk);
+    const auto done = body();
+    const std::string said = done ? "" : done.error().message;
+    ::_exit(::write(ends[1], said.data(), said.size()) == static_cast<ssize_t>(said.size()) ? 0
+                                                                                            : 1);
+  }
+  const Fd from(ends[0]);
+  ::close(ends[1]);
+  std::string said;
+  char buffer[512];
+  for (ssize_t got = 0; (got = ::read(from.get(), buffer, sizeof buffer)) > 0;)
+    said.append(buffer, static_cast<std::size_t>(got));
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kNoDisk) return std::nullopt;
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) said += " (the process failed)";
+  return said;
+}
+
+TEST_F(StoreTest, ARestartOnAFullDiskWritesIntoTheReserve) {
+  const auto outcome = on_small_disk(dir_, [&]() -> Result<void> {
+    {
+      MOIETY_ASSIGN(Store store, open());
+      MOIETY_TRY(store.persist(state_of(1)));
+    }
+    fill_disk(dir_, "a");
+    MOIETY_TRY(write_within_the_reserve(file_));
+
+    // Without the log it starts, says what is wrong, and goes on when there is room.
+    std::filesystem::remove(file_.string() + "-wal");
+    fill_disk(dir_, "b");
+    MOIETY_ASSIGN(Store store, open());
+    const auto full = store.persist(state_of(400));
+    if (full || full.error().code != ErrorCode::kResourceExhausted)
+      return full ? Error{ErrorCode::kInternal, "there was room"} : full.error();
+    std::filesystem::remove(dir_ / "a0");
+    return store.persist(state_of(400));
+  });
+  if (!outcome) GTEST_SKIP() << "this user may not mount a disk";
+  EXPECT_EQ(*outcome, "");
 }
 
 /// Persists state_of(first), state_of(first + 1), ... and says each number through `pipe` once it

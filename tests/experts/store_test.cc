@@ -8,6 +8,8 @@
 #include <fstream>
 #include <memory>
 
+#include "checkpoint/packed_experts.h"
+#include "router/embedded.h"
 #include "tests/golden/golden_support.h"
 
 namespace moiety {
@@ -60,6 +62,29 @@ TEST_P(StoredExperts, AreThoseOfTheFileAndNoOtherBytesAreRead) {
   expect_packed(weights->gate, rows_of(checkpoint, source.gate_proj));
   expect_packed(weights->up, rows_of(checkpoint, source.up_proj));
   expect_packed(weights->down, rows_of(checkpoint, source.down_proj));
+}
+
+// So that a worker that was given as much as it may hold does not exceed it.
+TEST_P(StoredExperts, TakeTheBytesThatPlansCountWith) {
+  const Checkpoint checkpoint = must(Checkpoint::open(source_path(fixture_folder(GetParam()))));
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    const planner::ModelShape shape = model_shape(checkpoint, dtype);
+    ExpertStore store(checkpoint, dtype);
+    std::uint64_t planned = 0;
+    for (std::size_t layer = 0; layer < shape.layers.size(); ++layer) {
+      if (shape.layers[layer].num_routed < 2) continue;
+      const auto index = static_cast<std::int32_t>(layer);
+      ASSERT_TRUE(store.load(std::vector<ExpertId>{{index, 0}, {index, 1}}));
+      std::uint64_t packed = 0;
+      for (const std::int32_t expert : {0, 1}) packed += store.find({index, expert})->num_bytes();
+      EXPECT_EQ(2 * shape.layers[layer].expert_bytes, packed)
+          << "layer " << layer << " as " << dtype_name(dtype);
+      planned += 2 * shape.layers[layer].expert_bytes;
+    }
+    EXPECT_EQ(store.bytes_resident(), planned) << dtype_name(dtype);
+    store.keep_only({});
+    EXPECT_EQ(store.bytes_resident(), 0u);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures,

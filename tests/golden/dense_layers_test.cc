@@ -132,12 +132,13 @@ TEST_P(DenseLayers, ASubsetOnAClusterEqualsEmbeddedMode) {
   EXPECT_EQ(cluster.moe().stats().layers,
             2u * static_cast<std::uint64_t>(embedded_.arch().num_moe_layers()));
   EXPECT_EQ(cluster.bytes_read(), [&] {
-    std::uint64_t bytes = 0;
-    for (const auto& layer : embedded_.shape.layers) {
-      bytes += layer.expert_bytes * static_cast<std::uint64_t>(layer.num_routed);
+    std::int64_t parameters = 0;
+    for (std::int32_t layer = 0; layer < embedded_.arch().num_layers(); ++layer) {
+      parameters += embedded_.arch().expert_parameters(layer) *
+                    embedded_.arch().layers[static_cast<std::size_t>(layer)].moe.num_routed;
     }
-    return bytes;
-  }()) << "these checkpoints are BF16, so packed and stored bytes are the same";
+    return static_cast<std::uint64_t>(parameters) * dtype_bytes(DType::kBF16);
+  }()) << "these checkpoints are BF16";
 }
 
 INSTANTIATE_TEST_SUITE_P(

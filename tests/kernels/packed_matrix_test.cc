@@ -6,6 +6,7 @@
 #include <cstring>
 #include <random>
 
+#include "common/packed_layout.h"
 #include "kernels/pack_stream.h"
 #include "kernels/weight_memory.h"
 #include "tests/kernels/tolerance.h"
@@ -26,6 +27,14 @@ TEST_P(PackedShapes, ReadsBackF32ExactlyAndBf16Rounded) {
       ASSERT_EQ(f32.at(row, column), weight);
       ASSERT_EQ(rounded.at(row, column), bf16_to_float(float_to_bf16(weight)));
     }
+  }
+}
+
+TEST_P(PackedShapes, TakeTheBytesThatPlansCountWith) {
+  const auto [n, k] = GetParam();
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    EXPECT_EQ(PackedMatrix::unfilled(dtype, n, k).num_bytes(), packed_matrix_bytes(dtype, n, k))
+        << dtype_name(dtype);
   }
 }
 
