@@ -29,7 +29,8 @@ struct StoreIdentity {
 /// other program can read the file meanwhile. It must lie on a file system of this machine: SQLite
 /// relies on locks and syncs that network file systems do not promise.
 ///
-/// Schema 1 (PRAGMA user_version), application_id 0x4d4f4945:
+/// Schema 2 (PRAGMA user_version; schema 1 lacks operations.rolled_back), application_id
+/// 0x4d4f4945:
 ///   meta(key, value)        fingerprint, token, ports, boot_id, counters
 ///   placement(kind, value)  "published" (an epoch's view) and "steady", as JSON
 ///   workers, operations     one row each, columns as in durable.h

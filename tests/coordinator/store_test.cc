@@ -30,6 +30,7 @@ DurableState state_of(std::uint64_t number) {
   state.epoch_counter = number;
   state.incarnation_counter = 1'800'000'000'000 + number;
   state.operation_counter = 3 * number;
+  state.router_counter = static_cast<std::uint32_t>(number) + 5;
   EpochView view;
   view.placement.epoch = Epoch{number};
   view.placement.owners = {{{WorkerId{0}}, {WorkerId{1}, WorkerId{2}}, {}}, {}};
@@ -52,6 +53,7 @@ DurableState state_of(std::uint64_t number) {
     operation.deployments = {view.deployments[1]};
     operation.request_hash = ~i;
     operation.error = Error{ErrorCode::kResourceExhausted, "too full"};
+    operation.rolled_back = i % 2 == 0;
     operation.epoch = Epoch{i};
     operation.cost = {1, 2, 3, 4};
     state.operations.push_back(operation);
@@ -166,6 +168,14 @@ TEST_F(StoreTest, ANewerSchemaAndAnotherCheckpointAreRefused) {
   EXPECT_THAT(refusal(ErrorCode::kFailedPrecondition, "other"), HasSubstr("another checkpoint"));
   execute("PRAGMA user_version = 3");
   EXPECT_THAT(refusal(ErrorCode::kFailedPrecondition), HasSubstr("newer Moiety"));
+}
+
+TEST_F(StoreTest, AFileOfSchemaOneIsTakenOver) {
+  DurableState state = state_of(1);
+  { ASSERT_TRUE(open()->persist(state)); }
+  execute("ALTER TABLE operations DROP COLUMN rolled_back; PRAGMA user_version = 1");
+  for (DurableOperation& each : state.operations) each.rolled_back = true;  // as all failures were
+  for (int start = 0; start < 2; ++start) EXPECT_TRUE(open()->restored() == state);
 }
 
 TEST_F(StoreTest, DamageIsFound) {
