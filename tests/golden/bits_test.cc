@@ -468,6 +468,10 @@ TEST(LostWorker, AReplicaTakesOverWithinTheLayer) {
       cluster.apply();
       const WorkerId victim{1};
       InTheMiddle backend(cluster.moe(), [&](int layers) {
+        // One that is killed must not have answered before.
+        if (layers == 4 && !silent)
+          cluster.network().drop_next(LoopbackCluster::kRouter, victim.value,
+                                      fabric::Direction::kToWorker, 1);
         if (layers != 5) return;
         if (!silent) return cluster.fleet().kill(victim);
         cluster.network().set_partition(LoopbackCluster::kRouter, victim.value, true);
