@@ -5,6 +5,7 @@
 #include <random>
 
 #include "bench/two_chains.h"
+#include "common/aligned.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/expert_ffn.h"
@@ -35,7 +36,8 @@ std::size_t area(std::int32_t rows, std::int32_t columns) {
 /// Matrices [hidden, hidden] that take turns.
 struct LinearSet {
   std::vector<PackedMatrix> matrices;
-  std::vector<float> x, y;
+  std::vector<float> x;
+  AlignedFloats y;
   std::size_t next = 0;
 };
 
@@ -76,7 +78,7 @@ struct ExpertSet {
   std::vector<ExpertWeights> experts;
   std::vector<float> row;
   kernels::InputRows inputs;
-  std::vector<float> y;
+  AlignedFloats y;
   kernels::GroupedExperts grouped;
   // What `inputs` are made for.
   kernels::Variant variant = kernels::Variant::kReference;
@@ -103,17 +105,19 @@ void add_expert_ffn(DType dtype, const KernelSizes& sizes, std::vector<KernelCas
     std::vector<kernels::ExpertRows> rows;
     for (std::int32_t e = 0; e < count; ++e)
       rows.push_back({&set->experts[static_cast<std::size_t>(e)], e * m, m});
+    const std::size_t stride = row_stride(static_cast<std::size_t>(hidden));
     cases.push_back(
         {"expert_ffn", dtype, m, cost,
-         [set, rows, num_rows, dtype, hidden](kernels::Variant variant, ThreadPool& pool) {
+         [set, rows, num_rows, dtype, hidden, stride](kernels::Variant variant, ThreadPool& pool) {
            if (set->variant != variant || set->num_rows != num_rows) {
              set->inputs.reset(variant, dtype, num_rows, hidden);
              for (std::int32_t r = 0; r < num_rows; ++r) set->inputs.set_row(r, set->row.data());
              set->variant = variant;
              set->num_rows = num_rows;
-             set->y.resize(area(num_rows, hidden));
+             set->y.resize(static_cast<std::size_t>(num_rows) * stride);
            }
-           set->grouped.run(set->inputs, rows, set->y.data(), pool);
+           set->grouped.run(set->inputs, rows, set->y.data(), static_cast<std::ptrdiff_t>(stride),
+                            pool);
          }});
   }
 }

@@ -78,7 +78,7 @@ void expert_bench(benchmark::State& state, Variant variant, DType dtype, std::in
   ThreadPool pool(1);
   GroupedExperts experts;
   for (auto _ : state) {
-    experts.run(rows, {&all, 1}, y.data(), pool);
+    experts.run(rows, {&all, 1}, y.data(), kHidden, pool);
     benchmark::DoNotOptimize(y.data());
   }
   report(state, static_cast<double>(weights.num_bytes()), 6.0 * m * kHidden * kIntermediate);

@@ -70,8 +70,10 @@ Result<void> ExpertRunner::compute(const ExpertStore& store,
     }
   };
   for_rows(pairs, hidden * sizeof(bf16), spread_row);
-  results_.resize(pairs.num_pairs() * hidden);
-  experts_.run(grouped_, groups_, results_.data(), pool_);
+  results_stride_ = row_stride(hidden);
+  results_.resize(pairs.num_pairs() * results_stride_);
+  experts_.run(grouped_, groups_, results_.data(), static_cast<std::ptrdiff_t>(results_stride_),
+               pool_);
   return {};
 }
 
@@ -90,7 +92,7 @@ void ExpertRunner::sum_pairs(const PairList& pairs,
                              std::span<float> sum) const {
   std::fill(sum.begin(), sum.end(), 0.0f);
   for (std::size_t pair = first; pair < end; ++pair) {
-    kernels::add(sum, &results_[static_cast<std::size_t>(place_of_[pair]) * sum.size()],
+    kernels::add(sum, &results_[static_cast<std::size_t>(place_of_[pair]) * results_stride_],
                  pairs.weights[pair]);
   }
 }

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "common/aligned.h"
 #include "common/thread_pool.h"
 #include "experts/exchange.h"
 #include "experts/store.h"
@@ -63,7 +64,8 @@ class ExpertRunner {
   std::vector<kernels::ExpertRows> groups_;
   kernels::InputRows inputs_, grouped_;  // by row; by place
   std::vector<std::int32_t> place_of_;   // by pair
-  std::vector<float> results_;           // by place
+  AlignedFloats results_;                // by place; rows results_stride_ apart
+  std::size_t results_stride_ = 0;
 };
 
 }  // namespace moiety

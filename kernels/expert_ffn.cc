@@ -13,9 +13,11 @@
 namespace moiety::kernels {
 namespace {
 
-// Weights of one task: small enough to share out evenly and to stay in the L2 cache while rows pass
-// by, large enough that handing it out costs nothing.
-constexpr std::size_t kTaskBytes = 128 << 10;
+// Weights of one task: small enough to stay in the L2 cache while rows pass by, large enough that
+// what lies between two tasks costs little; less where that leaves a thread without its share.
+constexpr std::size_t kTaskBytes = 512 << 10;
+constexpr std::size_t kLeastTaskBytes = 64 << 10;
+constexpr std::size_t kTasksPerThread = 24;
 constexpr std::int32_t kPanelGroup = 4;
 // Rows of one task: their inputs stay in the cache beside the weights.
 constexpr std::int32_t kRowChunk = 96;
@@ -45,8 +47,11 @@ void check_shape(const ExpertWeights& weights, std::int32_t hidden) {
 
 /// Calls body(first panel, end) for ranges of panels whose weights, `bytes` each, fill a task.
 template <class Body>
-void for_panel_ranges(std::int32_t panels, std::size_t bytes, const Body& body) {
-  const auto fit = static_cast<std::int32_t>(kTaskBytes / std::max<std::size_t>(1, bytes));
+void for_panel_ranges(std::int32_t panels,
+                      std::size_t bytes,
+                      std::size_t task_bytes,
+                      const Body& body) {
+  const auto fit = static_cast<std::int32_t>(task_bytes / std::max<std::size_t>(1, bytes));
   const std::int32_t step = fit < kPanelGroup ? std::max(1, fit) : fit / kPanelGroup * kPanelGroup;
   for (std::int32_t begin = 0; begin < panels; begin += step) {
     body(begin, std::min(panels, begin + step));
@@ -65,9 +70,16 @@ void wait_for(const std::atomic<std::int32_t>& left) {
 void GroupedExperts::run(const InputRows& x,
                          std::span<const ExpertRows> experts,
                          float* y,
+                         std::ptrdiff_t y_stride,
                          ThreadPool& pool) {
   const std::int32_t hidden = x.k();
   std::int32_t widest = 0;
+  std::size_t all_bytes = 0;
+  for (const ExpertRows& rows : experts) {
+    if (rows.count > 0) all_bytes += rows.weights->num_bytes();
+  }
+  const std::size_t task_bytes =
+      std::clamp(all_bytes / (pool.num_threads() * kTasksPerThread), kLeastTaskBytes, kTaskBytes);
   first_half_.clear();
   second_half_.clear();
   std::vector<std::atomic<std::int32_t>> left(experts.size());
@@ -79,12 +91,13 @@ void GroupedExperts::run(const InputRows& x,
     widest = std::max(widest, rows.weights->gate.n());
     const auto cut = [&](std::vector<Task>& tasks, const PackedMatrix& matrix, std::size_t bytes) {
       const std::size_t before = tasks.size();
-      for_panel_ranges(matrix.num_panels(), bytes, [&](std::int32_t begin, std::int32_t end) {
+      const auto add = [&](std::int32_t begin, std::int32_t end) {
         for (std::int32_t row = 0; row < rows.count; row += kRowChunk) {
           tasks.push_back({static_cast<std::int32_t>(i), rows.first + row,
                            std::min(kRowChunk, rows.count - row), begin, end});
         }
-      });
+      };
+      for_panel_ranges(matrix.num_panels(), bytes, task_bytes, add);
       return static_cast<std::int32_t>(tasks.size() - before);
     };
     left[i] = cut(first_half_, rows.weights->gate, 2 * rows.weights->gate.panel_bytes());
@@ -99,16 +112,35 @@ void GroupedExperts::run(const InputRows& x,
   scratch_.resize(pool.num_threads());
   SiluMulFn* silu_mul = silu_mul_kernel(x.variant());
 
-  const auto gate_and_up = [&](const Task& task, std::vector<float>& scratch) {
+  // Tasks are handed out in order, so a thread's next one is probably as far on as there are
+  // threads.
+  const auto next_weights = [&](std::size_t index) -> const std::byte* {
+    const std::size_t next = index + pool.num_threads();
+    if (next >= first_half_.size() + second_half_.size()) return nullptr;
+    const bool is_first = next < first_half_.size();
+    const Task& task = is_first ? first_half_[next] : second_half_[next - first_half_.size()];
+    const ExpertWeights& weights = *experts[static_cast<std::size_t>(task.expert)].weights;
+    const PackedMatrix& matrix = is_first ? weights.gate : weights.down;
+    return matrix.data() + static_cast<std::size_t>(task.panel_begin) * matrix.panel_bytes();
+  };
+  const auto gate_and_up = [&](std::size_t index, AlignedFloats& scratch) {
+    const Task& task = first_half_[index];
     const ExpertWeights& weights = *experts[static_cast<std::size_t>(task.expert)].weights;
     const std::int32_t columns = std::min(weights.gate.n(), task.panel_end * kPanelColumns) -
                                  task.panel_begin * kPanelColumns;
     const std::size_t size = static_cast<std::size_t>(task.num_rows) * columns;
     if (scratch.size() < 2 * size) scratch.resize(2 * size);
-    LinearPart part{task.first_row, task.num_rows,  task.panel_begin,
-                    task.panel_end, scratch.data(), columns};
+    LinearPart part{
+        task.first_row,
+        task.num_rows,
+        task.panel_begin,
+        task.panel_end,
+        scratch.data(),
+        columns,
+        weights.up.data() + static_cast<std::size_t>(task.panel_begin) * weights.up.panel_bytes()};
     linear_part(weights.gate, x, part);
     part.y += size;
+    part.next = next_weights(index);
     linear_part(weights.up, x, part);
     silu_mul(scratch.data(), scratch.data() + size, size);
     for (std::int32_t row = 0; row < task.num_rows; ++row) {
@@ -117,20 +149,21 @@ void GroupedExperts::run(const InputRows& x,
     }
     left[static_cast<std::size_t>(task.expert)].fetch_sub(1, std::memory_order_release);
   };
-  const auto down = [&](const Task& task) {
+  const auto down = [&](std::size_t index) {
+    const Task& task = second_half_[index - first_half_.size()];
     wait_for(left[static_cast<std::size_t>(task.expert)]);
     const PackedMatrix& weights = experts[static_cast<std::size_t>(task.expert)].weights->down;
-    float* first =
-        y + static_cast<std::ptrdiff_t>(task.first_row) * hidden + task.panel_begin * kPanelColumns;
+    float* first = y + task.first_row * y_stride + task.panel_begin * kPanelColumns;
     linear_part(weights, hidden_,
-                {task.first_row, task.num_rows, task.panel_begin, task.panel_end, first, hidden});
+                {task.first_row, task.num_rows, task.panel_begin, task.panel_end, first, y_stride,
+                 next_weights(index)});
   };
   pool.parallel_for(first_half_.size() + second_half_.size(),
                     [&](std::size_t index, std::size_t thread) {
                       if (index < first_half_.size()) {
-                        gate_and_up(first_half_[index], scratch_[thread]);
+                        gate_and_up(index, scratch_[thread]);
                       } else {
-                        down(second_half_[index - first_half_.size()]);
+                        down(index);
                       }
                     });
 }

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "common/aligned.h"
 #include "common/thread_pool.h"
 #include "kernels/input_rows.h"
 #include "kernels/packed_matrix.h"
@@ -34,13 +35,17 @@ class GroupedExperts {
   ///
   ///   x        [num_rows, hidden]   made for the experts' weights; grouped by expert as `experts`
   ///            says, which covers every row once
-  ///   y        [num_rows, hidden]   out
+  ///   y        [num_rows, hidden]   out; rows `y_stride` floats apart
   ///
   /// Inputs of the down projection are rounded to the weights' input type. A row's bits depend on
   /// its input and expert only. Work (expert, range of columns, range of rows) is handed
   /// out one by one: all first halves in expert order, then the second ones, each as soon as its
   /// expert's first half is done; there is no barrier between the two.
-  void run(const InputRows& x, std::span<const ExpertRows> experts, float* y, ThreadPool& pool);
+  void run(const InputRows& x,
+           std::span<const ExpertRows> experts,
+           float* y,
+           std::ptrdiff_t y_stride,
+           ThreadPool& pool);
 
  private:
   struct Task {
@@ -50,7 +55,7 @@ class GroupedExperts {
   };
   InputRows hidden_;  // silu(gate) * up, rounded: inputs of down
   std::vector<Task> first_half_, second_half_;
-  std::vector<std::vector<float>> scratch_;  // per thread
+  std::vector<AlignedFloats> scratch_;  // per thread
 };
 
 }  // namespace moiety::kernels

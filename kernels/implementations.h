@@ -39,6 +39,8 @@ struct LinearTile {
   std::ptrdiff_t x_stride;      ///< elements from one row to the next
   float* y;                     ///< its first column is panel_begin * 16
   std::ptrdiff_t y_stride;
+  const std::byte* next = nullptr;  ///< weights that this thread will probably read afterwards, in
+                                    ///< panels of the same size: only to be fetched ahead of time
 };
 inline constexpr std::int32_t kInputPadding = 32;
 

@@ -25,16 +25,20 @@ void InputRows::reset(Variant variant, DType weights, std::int32_t m, std::int32
   is_bf16_ = takes_bf16(variant, weights);
   m_ = m;
   k_ = k;
-  stride_ = (std::ptrdiff_t{k} + kInputPadding - 1) / kInputPadding * kInputPadding;
+  const std::ptrdiff_t blocks = (std::ptrdiff_t{k} + kInputPadding - 1) / kInputPadding;
+  // An odd number of cache lines of BF16: rows side by side would otherwise share few of the
+  // cache's sets.
+  stride_ = (blocks | 1) * kInputPadding;
+  used_ = blocks * kInputPadding;
   const std::size_t element = is_bf16_ ? sizeof(bf16) : sizeof(float);
   // A part of the rows may start anywhere, and is read in whole tiles from there.
   const auto rows = static_cast<std::size_t>(m + kTileRows - 1);
   const std::size_t bytes = rows * static_cast<std::size_t>(stride_) * element;
   if (data_.size() < bytes + 64) data_.resize(bytes + 64);
   offset_ = (64 - reinterpret_cast<std::uintptr_t>(data_.data()) % 64) % 64;
-  if (stride_ == k) return;
+  if (used_ == k) return;
   for (std::int32_t row = 0; row < m; ++row) {
-    std::memset(at(row, k), 0, static_cast<std::size_t>(stride_ - k) * element);
+    std::memset(at(row, k), 0, static_cast<std::size_t>(used_ - k) * element);
   }
 }
 
@@ -61,7 +65,7 @@ void InputRows::copy_row(std::int32_t row, const InputRows& from, std::int32_t f
                    is_bf16_ == from.is_bf16_,
                "rows of different forms");
   std::memcpy(at(row, 0), from.at(from_row, 0),
-              static_cast<std::size_t>(stride_) * (is_bf16_ ? sizeof(bf16) : sizeof(float)));
+              static_cast<std::size_t>(used_) * (is_bf16_ ? sizeof(bf16) : sizeof(float)));
 }
 
 const float* InputRows::floats(std::int32_t row) const {

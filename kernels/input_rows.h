@@ -28,7 +28,8 @@ class InputRows {
   std::int32_t k() const { return k_; }
   Variant variant() const { return variant_; }
   DType weights() const { return weights_; }
-  /// Elements from one row to the next: k rounded up to 32, what is beyond k is zero.
+  /// Elements from one row to the next. A row's elements are zero from k up to the next multiple
+  /// of 32.
   std::ptrdiff_t stride() const { return stride_; }
   /// Row `row` as floats or BF16; null in the other form.
   const float* floats(std::int32_t row) const;
@@ -42,6 +43,7 @@ class InputRows {
   std::int32_t m_ = 0;
   std::int32_t k_ = 0;
   std::ptrdiff_t stride_ = 0;
+  std::ptrdiff_t used_ = 0;  // k rounded up to 32
   // Room for 15 rows more than m: tiles of 16 may start at any row.
   mutable std::vector<std::byte> data_;
   std::size_t offset_ = 0;  // of row 0: aligns it to 64 bytes

@@ -88,7 +88,8 @@ void linear_part(const PackedMatrix& w, const InputRows& x, const LinearPart& pa
                             .x_bf16 = x.halves(part.first_row),
                             .x_stride = x.stride(),
                             .y = part.y,
-                            .y_stride = part.y_stride});
+                            .y_stride = part.y_stride,
+                            .next = part.next});
 }
 
 void linear(const InputRows& x, std::span<const LinearJob> jobs, ThreadPool& pool) {
@@ -98,21 +99,25 @@ void linear(const InputRows& x, std::span<const LinearJob> jobs, ThreadPool& poo
     products += std::int64_t{x.m()} * job.w->n() * job.w->k();
     bytes += job.w->num_bytes();
   }
-  const auto part_of = [&](const PackedMatrix& w, float* y, std::int32_t row, std::int32_t panel,
-                           std::int32_t panels) {
-    linear_part(
-        w, x,
-        {.first_row = row,
-         .num_rows = std::min(kRowChunk, x.m() - row),
-         .panel_begin = panel,
-         .panel_end = std::min(w.num_panels(), panel + panels),
-         .y = y + static_cast<std::ptrdiff_t>(row) * w.n() + std::ptrdiff_t{panel} * kPanelColumns,
-         .y_stride = w.n()});
+  const auto part_of = [&](const LinearJob& job, std::int32_t row, std::int32_t panel,
+                           std::int32_t panels, std::int32_t next_panel) {
+    const PackedMatrix& w = *job.w;
+    const std::ptrdiff_t stride = w.n();
+    linear_part(w, x,
+                {.first_row = row,
+                 .num_rows = std::min(kRowChunk, x.m() - row),
+                 .panel_begin = panel,
+                 .panel_end = std::min(w.num_panels(), panel + panels),
+                 .y = job.y + row * stride + std::ptrdiff_t{panel} * kPanelColumns,
+                 .y_stride = stride,
+                 .next = next_panel < w.num_panels()
+                             ? w.data() + static_cast<std::size_t>(next_panel) * w.panel_bytes()
+                             : nullptr});
   };
   if (pool.num_threads() == 1 || products < kSerialProducts) {
     for (const LinearJob& job : jobs) {
       for (std::int32_t row = 0; row < x.m(); row += kRowChunk) {
-        part_of(*job.w, job.y, row, 0, job.w->num_panels());
+        part_of(job, row, 0, job.w->num_panels(), job.w->num_panels());
       }
     }
     return;
@@ -135,8 +140,11 @@ void linear(const InputRows& x, std::span<const LinearJob> jobs, ThreadPool& poo
         continue;
       }
       const auto panel = static_cast<std::int32_t>(task) / row_chunks * panels;
-      return part_of(*job.w, job.y, static_cast<std::int32_t>(task) % row_chunks * kRowChunk, panel,
-                     panels);
+      // Tasks are handed out in order: a thread's next one is probably as far on as there are
+      // threads.
+      const auto next_task = static_cast<std::int32_t>(task + pool.num_threads());
+      return part_of(job, static_cast<std::int32_t>(task) % row_chunks * kRowChunk, panel, panels,
+                     next_task / row_chunks * panels);
     }
   });
 }

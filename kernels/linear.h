@@ -48,6 +48,7 @@ struct LinearPart {
   std::int32_t panel_end = 0;
   float* y = nullptr;
   std::ptrdiff_t y_stride = 0;
+  const std::byte* next = nullptr;  ///< weights that this thread probably reads next: a hint
 };
 void linear_part(const PackedMatrix& w, const InputRows& x, const LinearPart& part);
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "common/aligned.h"
 #include "common/check.h"
 #include "kernels/elementwise.h"
 #include "kernels/gate.h"
@@ -22,16 +23,16 @@ std::size_t size(std::int64_t value) { return static_cast<std::size_t>(value); }
 struct Workspace {
   /// Rotary tables, one of each for every entry of arch.ropes: [rows, head_dim / 2].
   std::vector<std::vector<float>> rope_cos, rope_sin;
-  std::vector<float> x;             // residual stream [rows, hidden]
-  std::vector<float> h;             // normed [rows, hidden]
-  std::vector<float> q, k, v;       // [rows, q_size], [rows, kv_size]
-  std::vector<float> attended;      // [rows, q_size]
-  std::vector<float> out;           // what a block adds to the residual stream [rows, hidden]
-  std::vector<float> gate_logits;   // [rows, gate_rows]
-  std::vector<float> topk_weights;  // [rows, top_k]
-  std::vector<float> shares;        // [rows]: by how much always_on counts
-  kernels::InputRows inputs;        // h or attended, as the weights want it
-  kernels::InputRows gate_inputs;   // h in fp32
+  AlignedFloats x;                 // residual stream [rows, hidden]
+  AlignedFloats h;                 // normed [rows, hidden]
+  AlignedFloats q, k, v;           // [rows, q_size], [rows, kv_size]
+  AlignedFloats attended;          // [rows, q_size]
+  AlignedFloats out;               // what a block adds to the residual stream [rows, hidden]
+  AlignedFloats gate_logits;       // [rows, gate_rows]
+  AlignedFloats topk_weights;      // [rows, top_k]
+  std::vector<float> shares;       // [rows]: by how much always_on counts
+  kernels::InputRows inputs;       // h or attended, as the weights want it
+  kernels::InputRows gate_inputs;  // h in fp32
   kernels::GroupedExperts always_on;
 };
 
@@ -233,8 +234,8 @@ void Pass::select(std::int32_t index, std::size_t row) {
   const MoeDescription& moe = arch.layers[size(index)].moe;
   const kernels::GateRule rule{moe.norm_topk, moe.routed_scale};
   const std::size_t top_k = size(moe.top_k);
-  const auto logits_of = [&](const std::vector<float>& all) {
-    return std::span(all).subspan(row * size(moe.gate_rows), size(moe.num_routed));
+  const auto logits_of = [&](std::span<const float> all) {
+    return all.subspan(row * size(moe.gate_rows), size(moe.num_routed));
   };
   const std::span<const float> logits = logits_of(ws.gate_logits);
   std::span<const std::uint8_t> kept;
@@ -272,7 +273,8 @@ void Pass::always_on(const LayerWeights& layer) {
   for (const kernels::ExpertWeights& expert : layer.always_on) {
     flush_out();
     const kernels::ExpertRows all{&expert, 0, static_cast<std::int32_t>(rows)};
-    ws.always_on.run(ws.inputs, {&all, 1}, ws.out.data(), pool);
+    ws.always_on.run(ws.inputs, {&all, 1}, ws.out.data(), static_cast<std::ptrdiff_t>(hidden),
+                     pool);
     out_is_pending = true;
     for (std::size_t row = 0; row < ws.shares.size(); ++row) {
       for (std::size_t i = 0; i < hidden; ++i) ws.out[row * hidden + i] *= ws.shares[row];
@@ -303,7 +305,8 @@ void Pass::finish_experts(std::int32_t index) {
   flush_out();
   experts.finish(ws.out, result.failed);
   out_is_pending = true;
-  if (options.keep_gate_logits) result.gate_logits[size(index)] = ws.gate_logits;
+  if (options.keep_gate_logits)
+    result.gate_logits[size(index)].assign(ws.gate_logits.begin(), ws.gate_logits.end());
 }
 
 /// A layer up to where its experts are asked for.

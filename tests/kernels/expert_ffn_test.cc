@@ -104,8 +104,8 @@ struct Batch {
 };
 
 TEST_P(ExpertOf, AGroupedBatchHasTheBitsOfEachRowAlone) {
-  constexpr std::int32_t kHidden = 130;
-  constexpr std::int32_t kIntermediate = 211;  // several tasks, the last one not full
+  constexpr std::int32_t kHidden = 530;
+  constexpr std::int32_t kIntermediate = 611;  // several tasks, the last one not full
   const std::int32_t counts[] = {3, 0, 1, 201, 17};
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
     const Batch batch(dtype, kHidden, kIntermediate, counts);
@@ -116,13 +116,13 @@ TEST_P(ExpertOf, AGroupedBatchHasTheBitsOfEachRowAlone) {
       for (std::int32_t row = group.first; row < group.first + group.count; row += 20) {
         const ExpertRows only{group.weights, 0, 1};
         experts.run(batch.rows(GetParam(), row, 1), {&only, 1},
-                    &alone[static_cast<std::size_t>(row) * kHidden], one);
+                    &alone[static_cast<std::size_t>(row) * kHidden], kHidden, one);
       }
     }
     for (std::size_t threads : {1, 2, 4}) {
       ThreadPool pool(threads);
       Guarded y(alone.size());
-      experts.run(batch.rows(GetParam(), 0, batch.num_rows), batch.groups, y.data(), pool);
+      experts.run(batch.rows(GetParam(), 0, batch.num_rows), batch.groups, y.data(), kHidden, pool);
       EXPECT_TRUE(y.intact());
       for (const ExpertRows& group : batch.groups) {
         for (std::int32_t row = group.first; row < group.first + group.count; row += 20) {
@@ -151,7 +151,7 @@ TEST_P(ExpertOf, AGroupedBatchMatchesTheDefinition) {
       ThreadPool pool(2);
       GroupedExperts experts;
       Guarded y(expected.size());
-      experts.run(batch.rows(GetParam(), 0, batch.num_rows), batch.groups, y.data(), pool);
+      experts.run(batch.rows(GetParam(), 0, batch.num_rows), batch.groups, y.data(), hidden, pool);
       EXPECT_TRUE(within(expected, y.span(), bound))
           << dtype_name(dtype) << " hidden=" << hidden << " intermediate=" << intermediate;
       EXPECT_TRUE(y.intact());
@@ -164,7 +164,7 @@ TEST_P(ExpertOf, AnEmptyBatchWritesNothing) {
   const Batch batch(DType::kBF16, 32, 48, counts);
   ThreadPool pool(2);
   GroupedExperts experts;
-  experts.run(batch.rows(GetParam(), 0, 0), batch.groups, nullptr, pool);
+  experts.run(batch.rows(GetParam(), 0, 0), batch.groups, nullptr, 32, pool);
 }
 
 struct Activations {

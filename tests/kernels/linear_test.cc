@@ -109,6 +109,34 @@ TEST_P(LinearOf, ARowHasTheSameBitsAloneInABatchAndOnAnyThreads) {
   }
 }
 
+// Many rows and a large k: rows in chunks, k in spans.
+TEST_P(LinearOf, ARowOfALongBatchHasTheBitsOfTheRowAlone) {
+  constexpr std::int32_t kN = 37;
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
+    for (std::int32_t k : {256, 257, 1030}) {
+      const Problem problem = make_problem(dtype, 400, kN, k, 19);
+      for (std::int32_t m : {64, 65, 96, 97, 192, 193, 400}) {
+        for (std::size_t threads : {1, 3}) {
+          ThreadPool pool(threads);
+          Guarded y(static_cast<std::size_t>(m) * kN);
+          linear(GetParam(), problem.w, problem.x.data(), m, y.data(), pool);
+          EXPECT_TRUE(y.intact());
+          std::vector<float> alone(kN);
+          for (std::int32_t row = m - 1; row >= 0; row -= 31) {
+            linear_serial(GetParam(), problem.w, &problem.x[static_cast<std::size_t>(row) * k], 1,
+                          alone.data());
+            ASSERT_EQ(std::memcmp(alone.data(), &y.span()[static_cast<std::size_t>(row) * kN],
+                                  kN * sizeof(float)),
+                      0)
+                << dtype_name(dtype) << " k=" << k << " m=" << m << " threads=" << threads
+                << " row " << row;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_P(LinearOf, AColumnHasTheSameBitsInAnyMatrix) {
   // Column 0 of a narrow matrix takes another path (fewer panels at a time) than column 0 of a wide
   // one.
@@ -184,7 +212,7 @@ TEST(LinearAmx, EmulatedTilesMatchTheDefinitionAndDoNotDependOnTheBatch) {
   };
   for (DType dtype : {DType::kBF16, DType::kI8}) {
     for (const auto& [m, n, k] :
-         {std::tuple{1, 16, 32}, {16, 33, 31}, {17, 15, 64}, {33, 70, 97}}) {
+         {std::tuple{1, 16, 32}, {16, 33, 31}, {17, 15, 64}, {33, 70, 97}, {201, 40, 300}}) {
       const Problem problem = make_problem(dtype, m, n, k, 7);
       const std::vector<double> expected = product(problem);
       std::vector<double> bound(expected.size());
