@@ -304,7 +304,7 @@ void add_bench_cluster(CLI::App& bench, Chosen& chosen) {
   command->add_option("--kernels", flags->cluster.kernels, "Kernel variant")->capture_default_str();
   command
       ->add_option("--worker-threads", flags->cluster.worker_threads,
-                   "Threads of each worker; 0 = cores / workers, at least one")
+                   "Threads of each worker; 0 = cores / workers, at least two")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command->add_option("--streams", flags->streams, "Requests at once")

@@ -9,8 +9,6 @@
 namespace moiety {
 namespace {
 
-constexpr int kSpins = 2000;  // a few microseconds: the gap between two kernels of one layer
-
 void pause_cpu() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -26,7 +24,12 @@ std::size_t available_cores() {
   return static_cast<std::size_t>(std::max(1, CPU_COUNT(&set)));
 }
 
-ThreadPool::ThreadPool(std::size_t num_threads) {
+std::size_t threads_per_worker(std::size_t processes) {
+  const std::size_t cores = available_cores();
+  return std::max(std::min<std::size_t>(2, cores), cores / std::max<std::size_t>(1, processes));
+}
+
+ThreadPool::ThreadPool(std::size_t num_threads, Spin spin) : spins_(static_cast<int>(spin)) {
   if (num_threads == 0) num_threads = available_cores();
   for (std::size_t i = 1; i < num_threads; ++i) {
     threads_.emplace_back([this, i] { work(i); });
@@ -61,7 +64,7 @@ void ThreadPool::run(std::size_t count, Task task, void* context) {
   for (int spin = 0;; ++spin) {
     const std::size_t left = busy_.load(std::memory_order_acquire);
     if (left == 0) return;
-    if (spin < kSpins) {
+    if (spin < spins_) {
       pause_cpu();
     } else {
       busy_.wait(left, std::memory_order_acquire);
@@ -73,7 +76,7 @@ void ThreadPool::work(std::size_t thread) {
   std::uint32_t seen = 0;
   for (;;) {
     for (int spin = 0; generation_.load(std::memory_order_acquire) == seen; ++spin) {
-      if (spin < kSpins) {
+      if (spin < spins_) {
         pause_cpu();
       } else {
         generation_.wait(seen, std::memory_order_acquire);

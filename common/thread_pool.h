@@ -8,15 +8,19 @@
 
 namespace moiety {
 
-/// A fixed set of threads for compute loops. Indices are handed out dynamically; idle threads block
-/// (after a few microseconds of spinning), so that several processes can share the cores.
+/// A fixed set of threads for compute loops. Indices are handed out dynamically; idle threads spin
+/// for a while and then block, so that several processes can share the cores.
 ///
 /// One caller at a time: parallel_for is not reentrant and must not be called from two threads at
 /// once. Results must not depend on which thread runs an index, or kernels lose their bits.
 class ThreadPool {
  public:
+  /// How long a thread without work spins: between the loops of one layer, or hardly at all, where
+  /// other processes wait for the core.
+  enum class Spin : int { kLayer = 2000, kBrief = 300 };
+
   /// `num_threads` includes the calling thread; 0 means one per available core.
-  explicit ThreadPool(std::size_t num_threads);
+  explicit ThreadPool(std::size_t num_threads, Spin spin = Spin::kLayer);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -46,6 +50,7 @@ class ThreadPool {
   void work(std::size_t thread);
   void drain(std::size_t thread);
 
+  const int spins_;
   std::vector<std::thread> threads_;
   Task task_ = nullptr;
   void* context_ = nullptr;
@@ -58,5 +63,9 @@ class ThreadPool {
 
 /// Cores this process may run on (its affinity mask), at least 1.
 std::size_t available_cores();
+
+/// Compute threads of each of `processes` workers on this machine: its share of the cores, and two
+/// where there are two cores, so that the last ones at work on a layer have them all.
+std::size_t threads_per_worker(std::size_t processes);
 
 }  // namespace moiety

@@ -94,7 +94,7 @@ Result<void> run_worker(const WorkerOptions& options) {
   const std::uint64_t incarnation = options.incarnation.value_or(start_time_ns());
   MOIETY_ASSIGN(const kernels::Variant variant, kernels::choose_variant(options.kernels));
   MOIETY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(options.model));
-  ThreadPool pool(options.threads);
+  ThreadPool pool(options.threads, ThreadPool::Spin::kBrief);
   ExpertStore store(checkpoint, options.expert_dtype);
   ExpertRunner runner(variant, pool);
   MOIETY_ASSIGN(const std::unique_ptr<fabric::WorkerPort> port,

@@ -17,9 +17,9 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// How long wait() polls before it sleeps: longer than a small round trip, too short to cost
-/// anything when idle.
-constexpr auto kSpin = 100us;
+/// How long wait() polls before it sleeps, where waits have been as short as that lately. Where
+/// they are longer, polling would only take a core from those that are waited for.
+constexpr std::chrono::nanoseconds kSpin = 50us;
 /// Nobody rings for a rank of another host, or when a ring was lost. So a sleep ends after an
 /// eighth of the time since something last moved, within these bounds.
 constexpr std::chrono::nanoseconds kShortestSleep = 50us;
@@ -212,7 +212,9 @@ std::chrono::nanoseconds Engine::sleep_length(Clock::time_point now) const {
 }
 
 Event Engine::wait(Deadline deadline) {
-  auto spin_until = Clock::now() + kSpin;
+  const auto began = Clock::now();
+  const auto spin = usual_wait_ < kSpin ? kSpin : 0ns;
+  auto spin_until = began + spin;
   Event event;
   for (;;) {
     const bool moved = progress();
@@ -222,7 +224,7 @@ Event Engine::wait(Deadline deadline) {
     }
     const auto now = Clock::now();
     if (moved) {
-      spin_until = now + kSpin;
+      spin_until = now + spin;
       last_moved_ = now;
     }
     if (events_.empty() && now - last_listened_ > kListenInterval) listen(0ns);
@@ -230,6 +232,8 @@ Event Engine::wait(Deadline deadline) {
       event = std::move(events_.front());
       events_.pop_front();
       if (event.type == Event::Type::kMessage) bytes_received_ += event.payload.size();
+      const std::chrono::nanoseconds waited = Clock::now() - began;
+      usual_wait_ += (std::min(waited, 4 * kSpin) - usual_wait_) / 8;
       return event;
     }
     if (now >= deadline) return event;

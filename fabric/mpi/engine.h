@@ -151,6 +151,7 @@ class Engine {
   Clock::time_point last_moved_ = Clock::now();
   Clock::time_point last_listened_ = Clock::now();
   int rounds_since_moved_ = 0;
+  std::chrono::nanoseconds usual_wait_{std::chrono::milliseconds(1)};  ///< until an event, of late
   std::uint64_t bytes_sent_ = 0;
   std::uint64_t bytes_received_ = 0;
 };

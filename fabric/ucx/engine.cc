@@ -18,9 +18,9 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// How long wait() polls before it sleeps: longer than a small round trip, too short to cost
-/// anything when idle.
-constexpr auto kSpin = 80us;
+/// How long wait() polls before it sleeps, where waits have been as short as that lately. Where
+/// they are longer, polling would only take a core from those that are waited for.
+constexpr std::chrono::nanoseconds kSpin = 50us;
 /// A connection that did not say hello by then is closed.
 constexpr auto kHelloTimeout = 10s;
 /// Progress rounds in a row before wait() looks at what they brought.
@@ -237,7 +237,9 @@ void Engine::sleep(Deadline until) {
 }
 
 Event Engine::wait(Deadline deadline, const std::function<void()>& each_round) {
-  auto spin_until = Clock::now() + kSpin;
+  const auto began = Clock::now();
+  const auto spin = usual_wait_ < kSpin ? kSpin : 0ns;
+  auto spin_until = began + spin;
   Event event;
   for (;;) {
     const bool moved = progress();
@@ -251,12 +253,14 @@ Event Engine::wait(Deadline deadline, const std::function<void()>& each_round) {
       event = std::move(events_.front());
       events_.pop_front();
       if (event.type == Event::Type::kMessage) bytes_received_ += event.payload.size();
+      const std::chrono::nanoseconds waited = Clock::now() - began;
+      usual_wait_ += (std::min(waited, 4 * kSpin) - usual_wait_) / 8;
       return event;
     }
     const auto now = Clock::now();
     if (now >= deadline) return event;
     if (moved) {
-      spin_until = now + kSpin;
+      spin_until = now + spin;
     } else if (now < spin_until) {
       sched_yield();
     } else {
