@@ -38,8 +38,7 @@ class Stepper {
       chosen.push_back(
           sample(std::span(result.logits).subspan(row * vocab, vocab), greedy_, {}, {}).token);
     }
-    if (std::find(result.failed.begin(), result.failed.end(), 1) != result.failed.end())
-      return experts_.failure();
+    if (any_failed(result)) return experts_.failure();
     topk_ids_.push_back(std::move(result.topk_ids));
     sizes_.emplace_back();
     for (const SequenceChunk& chunk : chunks) {

@@ -135,12 +135,12 @@ Result<Architecture> read_architecture(const std::filesystem::path& folder) {
   const std::filesystem::path config = folder / "config.json";
   const std::filesystem::path generation = folder / "generation_config.json";
   std::error_code ignored;
-  MOIETY_ASSIGN(const std::string text, read_file(config, kMaxConfigBytes));
+  MOIETY_ASSIGN(const std::string text, read_regular_file(config, kMaxConfigBytes));
   const bool pruned = std::filesystem::exists(folder / "pruning_metadata.json", ignored);
   auto architecture = parse_architecture(text, pruned);
   if (!architecture) return with_context(config.string(), architecture.error());
   if (std::filesystem::exists(generation, ignored)) {
-    MOIETY_ASSIGN(const std::string defaults, read_file(generation, kMaxConfigBytes));
+    MOIETY_ASSIGN(const std::string defaults, read_regular_file(generation, kMaxConfigBytes));
     const auto added = add_generation_config(defaults, *architecture);
     if (!added) return with_context(generation.string(), added.error());
   }

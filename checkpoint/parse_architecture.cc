@@ -58,6 +58,8 @@ constexpr std::string_view kIgnored[] = {
     "transformers_version",
     "typical_p",
     "unk_token_id",
+    "unsloth_fixed",
+    "unsloth_version",
     "use_bfloat16",
     "use_cache",
 };

@@ -153,6 +153,12 @@ Result<void> read_attention(ConfigFields& fields, const Family& family, Architec
   MOIETY_TRY(read_windows(fields, family, model));
   MOIETY_TRY(read_multipliers(fields, family, model));
   model.qk_norm = family.qk_norm;
+  // What some configurations say about the architecture once more.
+  const bool has_qk_norm = model.qk_norm != QkNorm::kNone;
+  MOIETY_ASSIGN(const bool use_qk_norm, fields.flag("use_qk_norm", has_qk_norm));
+  if (use_qk_norm != has_qk_norm)
+    return fields.refuse("use_qk_norm",
+                         std::string("it is always ") + (has_qk_norm ? "true" : "false") + " here");
   if (family.clips_qkv && fields.has("clip_qkv")) {
     MOIETY_ASSIGN(const double clip, fields.number("clip_qkv", 1e-6, 1e6));
     model.clip_qkv = static_cast<float>(clip);

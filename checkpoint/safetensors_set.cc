@@ -153,7 +153,7 @@ Result<SafetensorsSet> SafetensorsSet::open_folder(const std::filesystem::path& 
     return file_error(ErrorCode::kNotFound, folder,
                       std::string("has neither ") + kSingleFile + " nor " + kIndexFile);
   }
-  MOIETY_ASSIGN(const std::string text, read_file(index_path, kMaxSafetensorsHeaderBytes));
+  MOIETY_ASSIGN(const std::string text, read_regular_file(index_path, kMaxSafetensorsHeaderBytes));
   const auto index = parse_shard_index(text);
   if (!index) return with_context(index_path.string(), index.error());
 

@@ -282,6 +282,12 @@ Result<void> run_bench_cluster(const BenchFlags& flags) {
                             {"results", results},
                             {"fabrics", fabrics}});
   }
+  MOIETY_TRY(check_bytes(fabrics));
+  for (const Subject& subject : subjects) {
+    if (subject.layers > 0 && !subject.bytes_as_counted())
+      return fail(ErrorCode::kInternal,
+                  subject.name + ": the lanes' bytes are not those of the placement (see above)");
+  }
   return {};
 }
 

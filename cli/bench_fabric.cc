@@ -258,6 +258,17 @@ Result<json::array> measure_fabrics(const FabricFlags& flags, bool progress) {
   return all;
 }
 
+Result<void> check_bytes(const json::array& results) {
+  for (const json::value& each : results) {
+    const auto* equal = each.as_object().if_contains("bytes_as_counted");
+    if (equal != nullptr && !equal->as_bool())
+      return fail(ErrorCode::kInternal,
+                  json::value_to<std::string>(each.at("fabric")) +
+                      ": the lane's bytes are not those of the formats (see above)");
+  }
+  return {};
+}
+
 void print_fabrics(const FabricFlags& flags, const json::array& results) {
   std::printf(
       "What the fabric adds to an MoE layer: dispatch and combine with %d stand-in workers that "
@@ -308,7 +319,7 @@ void add_bench_fabric(CLI::App& bench, Chosen& chosen) {
       } else {
         print_fabrics(*flags, results);
       }
-      return {};
+      return check_bytes(results);
     };
   });
 

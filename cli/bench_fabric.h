@@ -22,6 +22,8 @@ struct FabricFlags {
 /// layer_us_p90, bytes_sent, bytes_received (per layer), bytes_as_counted. A fabric that this
 /// machine lacks has an `error` instead.
 Result<boost::json::array> measure_fabrics(const FabricFlags& flags, bool progress);
+/// An error when a lane's count of bytes is not the one that follows from the formats.
+Result<void> check_bytes(const boost::json::array& results);
 /// As a table.
 void print_fabrics(const FabricFlags& flags, const boost::json::array& results);
 

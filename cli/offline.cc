@@ -95,9 +95,7 @@ Result<void> run_sequence(OfflineModel& offline,
                        static_cast<std::size_t>(std::min(chunk_tokens, length - first))),
         first, blocks, mask, logits};
     const StepResult result = offline.model->forward({&chunk, 1}, kv, *offline.experts, options);
-    if (std::find(result.failed.begin(), result.failed.end(), 1) != result.failed.end()) {
-      return offline.experts->failure();
-    }
+    if (any_failed(result)) return offline.experts->failure();
     on_result(first, result);
   }
   return {};

@@ -16,19 +16,20 @@ Error errno_error(const std::filesystem::path& path, const char* action) {
               path.string() + ": cannot " + action + ": " + std::strerror(number));
 }
 
-}  // namespace
-
-Fd::~Fd() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
-Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
-  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+Result<std::string> read(const std::filesystem::path& path,
+                         std::uint64_t max_bytes,
+                         bool may_be_a_pipe) {
+  // Opening a pipe that nobody writes to would wait.
+  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | (may_be_a_pipe ? 0 : O_NONBLOCK)));
   if (!fd) return errno_error(path, "open");
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return errno_error(path, "stat");
   if (S_ISDIR(info.st_mode)) {
     return fail(ErrorCode::kInvalidArgument, path.string() + ": is a directory, a file is needed");
+  }
+  if (!may_be_a_pipe && !S_ISREG(info.st_mode)) {
+    return fail(ErrorCode::kInvalidArgument,
+                path.string() + ": is a pipe or device, a file is needed");
   }
   std::string content;
   char buffer[1 << 16];
@@ -43,6 +44,20 @@ Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t m
                                                    std::to_string(max_bytes) + " bytes");
     }
   }
+}
+
+}  // namespace
+
+Fd::~Fd() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
+  return read(path, max_bytes, true);
+}
+
+Result<std::string> read_regular_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
+  return read(path, max_bytes, false);
 }
 
 Result<void> write_file(const std::filesystem::path& path, std::string_view content) {

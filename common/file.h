@@ -14,6 +14,10 @@ namespace moiety {
 /// kInvalidArgument when it is larger).
 Result<std::string> read_file(const std::filesystem::path& path,
                               std::uint64_t max_bytes = std::uint64_t{1} << 30);
+/// The same of a file that lies in a folder, such as a checkpoint's: a pipe or device, which one
+/// could wait for, is refused.
+Result<std::string> read_regular_file(const std::filesystem::path& path,
+                                      std::uint64_t max_bytes = std::uint64_t{1} << 30);
 
 /// Writes to a temporary file beside `path`, syncs it and renames it, so that readers see the old
 /// or the new content and a full disk loses nothing.

@@ -413,9 +413,25 @@ void ClusterState::look_into_suspicion(WorkerId id) {
     accused.suspicion.reset();
   } else if (heartbeat_is_late(accused)) {
     lose_worker(id, std::string(suspicion.report));
-  } else if (now_ - suspicion.since >= config_.lease_ttl) {
+  } else if (now_ - suspicion.since < config_.lease_ttl) {
+    return;
+  } else if (!requests_run()) {
+    note(LogLevel::kInfo,
+         fmt::format("no request runs that worker {} could compute for, and its heartbeats come: "
+                     "what router {} reported is dropped",
+                     id.value, suspicion.router.value));
+    accused.suspicion.reset();
+  } else {
     lose_worker(id, suspicion.report + ", and it has computed nothing for anybody since");
   }
+}
+
+bool ClusterState::requests_run() const {
+  return std::any_of(routers_.begin(), routers_.end(), [](const auto& entry) {
+    const auto& running = entry.second.stats.running_per_deployment;
+    return std::any_of(running.begin(), running.end(),
+                       [](const auto& each) { return each.second > 0; });
+  });
 }
 
 bool ClusterState::heartbeat_is_late(const Worker& peer) const {

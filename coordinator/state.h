@@ -135,6 +135,7 @@ class ClusterState {
     Epoch load_epoch;  // of the last LoadExperts on this connection
     Clock::time_point load_sent;
     bool loading = false;
+    bool load_is_late = false;        // and the log says so
     Clock::time_point load_again_at;  // after a failed load
     std::optional<Suspicion> suspicion;
     bool stats_due = false;  // what it holds changed and no heartbeat has said so yet
@@ -236,6 +237,8 @@ class ClusterState {
   void suspect(RouterId router, WorkerId worker, std::uint64_t incarnation, const std::string& why);
   void look_into_suspicion(WorkerId id);
   bool heartbeat_is_late(const Worker& peer) const;
+  /// Whether any router said in its last heartbeat that requests run or wait there.
+  bool requests_run() const;
 
   // durable.cc
   void restore(DurableState durable);

@@ -202,6 +202,7 @@ void ClusterState::request_load(WorkerId id, const Experts& needed) {
   each.load_epoch = for_change ? change_->epoch : Epoch{++epoch_counter_};
   each.load_sent = now_;
   each.loading = true;
+  each.load_is_late = false;
   each.load_set = needed;
   each.load_again_at = {};
   act(Send{*each.connection, proto::LoadExperts{each.load_epoch, needed}});
@@ -334,8 +335,16 @@ void ClusterState::check_worker_deadlines() {
                                       : "it did not connect in time");
     } else if (silent > config_.lease_ttl) {
       lose_worker(id, fmt::format("its lease lapsed: silent for {} ms", silent.count()));
-    } else if (each.loading && now_ - each.load_sent > config_.operation_timeout) {
+    } else if (each.loading && each.resident.empty() &&
+               now_ - each.load_sent > config_.operation_timeout) {
       lose_worker(id, "it did not load its experts in time");
+    } else if (each.loading && !each.load_is_late &&
+               now_ - each.load_sent > config_.operation_timeout) {
+      // What it holds it serves, and its heartbeats come: slow storage is no reason to end it.
+      worker(id).load_is_late = true;
+      note(LogLevel::kWarning,
+           fmt::format("worker {} still loads experts after {} s; it goes on serving what it holds",
+                       id.value, config_.operation_timeout.count() / 1000));
     } else {
       look_into_suspicion(id);
     }

@@ -85,7 +85,7 @@ Result<jinja::Template> parse_source(std::string_view source) {
 }
 
 Result<json::value> read_json(const std::filesystem::path& path) {
-  MOIETY_ASSIGN(const std::string text, read_file(path, 64u << 20));
+  MOIETY_ASSIGN(const std::string text, read_regular_file(path, 64u << 20));
   boost::system::error_code error;
   json::value parsed = json::parse(text, error);
   if (error)
@@ -191,7 +191,7 @@ Result<std::optional<ChatTemplate>> ChatTemplate::load(const std::filesystem::pa
   const std::filesystem::path json_file = folder / "chat_template.json";
   if (exists(own_file)) {
     path = own_file;
-    MOIETY_ASSIGN(source, read_file(own_file, kMaxTemplateBytes));
+    MOIETY_ASSIGN(source, read_regular_file(own_file, kMaxTemplateBytes));
   } else if (exists(json_file)) {
     path = json_file;
     MOIETY_ASSIGN(const json::value parsed, read_json(json_file));

@@ -90,7 +90,7 @@ Result<GenerationDefaults> GenerationDefaults::load(const std::filesystem::path&
   const std::filesystem::path file = folder / "generation_config.json";
   std::error_code ignored;
   if (!std::filesystem::exists(file, ignored)) return GenerationDefaults{};
-  MOIETY_ASSIGN(const std::string text, read_file(file, kMaxBytes));
+  MOIETY_ASSIGN(const std::string text, read_regular_file(file, kMaxBytes));
   auto defaults = parse(text);
   if (!defaults) return with_context(file.string(), defaults.error());
   return defaults;

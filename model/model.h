@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -56,6 +57,10 @@ struct StepResult {
   /// Per layer [rows, gate_rows], when asked for; empty for a dense layer.
   std::vector<std::vector<float>> gate_logits;
 };
+inline bool any_failed(const StepResult& result) {
+  return std::any_of(result.failed.begin(), result.failed.end(),
+                     [](std::uint8_t failure) { return failure != 0; });
+}
 
 /// The dense part of a model (everything but routed experts) and its forward pass. Immutable after
 /// loading; forward() is called from one thread at a time and uses the pool for its loops.

@@ -64,13 +64,13 @@ Tokenizer::~Tokenizer() = default;
 
 Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "tokenizer.json";
-  MOIETY_ASSIGN(const std::string json, read_file(path));
+  MOIETY_ASSIGN(const std::string json, read_regular_file(path));
   auto tokenizer = parse(json);
   if (!tokenizer) return with_context(path.string(), tokenizer.error());
   const std::filesystem::path config_path = folder / "tokenizer_config.json";
   std::error_code ignored;
   if (!std::filesystem::exists(config_path, ignored)) return tokenizer;
-  MOIETY_ASSIGN(const std::string config, read_file(config_path));
+  MOIETY_ASSIGN(const std::string config, read_regular_file(config_path));
   const auto applied = apply_tokenizer_config(
       config, [&](std::string_view text) { return tokenizer->token_id(text); },
       tokenizer->state_->special_tokens);

@@ -128,6 +128,7 @@ void ClusterMoe::idle_wait(Deadline deadline) {
 void ClusterMoe::begin_step(std::uint64_t step) {
   step_ = step;
   rounds_.clear();
+  fleet_.begin_step();
   for (int i = 0; i < kMaxPolled; ++i) {
     const fabric::Event event = lane_->wait(Clock::now());
     if (event.type == fabric::Event::Type::kTimeout) break;

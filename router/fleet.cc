@@ -1,6 +1,7 @@
 #include "router/fleet.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "common/log.h"
 
@@ -257,8 +258,14 @@ std::chrono::nanoseconds Fleet::allowed(WorkerId id, std::size_t rows) const {
   return all_times_.allowed(rows, limits_);
 }
 
-std::chrono::nanoseconds Fleet::hedge_after(std::size_t rows) const {
-  return all_times_.hedge_after(rows, limits_);
+std::chrono::nanoseconds Fleet::hedge_after(std::size_t rows) {
+  auto& after = hedge_after_[static_cast<std::size_t>(std::bit_width(rows))];
+  if (!after) {
+    std::vector<const ReplyTimes*> times;
+    for (const auto& [id, worker] : workers_) times.push_back(&worker.times);
+    after = moiety::hedge_after(times, rows, limits_);
+  }
+  return *after;
 }
 
 void Fleet::owes(WorkerId id, const Owed& owed) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -111,8 +112,9 @@ class Fleet {
   /// How long a reply of so many rows may take; a worker that was not heard yet is judged by the
   /// others.
   std::chrono::nanoseconds allowed(WorkerId worker, std::size_t rows) const;
-  /// As ReplyTimes says, by the times of all workers: one that is slow must not look usual.
-  std::chrono::nanoseconds hedge_after(std::size_t rows) const;
+  /// As reply_times.h says, by the times of all workers up to the beginning of the step.
+  std::chrono::nanoseconds hedge_after(std::size_t rows);
+  void begin_step() { hedge_after_.fill({}); }
 
   /// Others have answered in its place: it is not asked for what others hold until it answers.
   void owes(WorkerId worker, const Owed& owed);
@@ -142,6 +144,8 @@ class Fleet {
   std::vector<std::vector<std::vector<WorkerId>>> routes_;  // [layer][expert]
   std::uint64_t gained_ = 0;
   ReplyTimes all_times_;
+  // Of this step, by bit_width(rows).
+  std::array<std::optional<std::chrono::nanoseconds>, 65> hedge_after_;
 };
 
 }  // namespace moiety

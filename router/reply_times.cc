@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <vector>
 
 namespace moiety {
 namespace {
@@ -49,11 +50,17 @@ std::chrono::nanoseconds ReplyTimes::allowed(std::size_t rows, const ReplyLimits
                                               limits.cap);
 }
 
-std::chrono::nanoseconds ReplyTimes::hedge_after(std::size_t rows,
-                                                 const ReplyLimits& limits) const {
-  const std::chrono::nanoseconds usual = p99(rows);
-  if (usual.count() == 0 || limits.hedge_floor.count() == 0) return kNever;
-  return std::max<std::chrono::nanoseconds>(usual * kHedgeFactor, limits.hedge_floor);
+std::chrono::nanoseconds hedge_after(std::span<const ReplyTimes* const> workers,
+                                     std::size_t rows,
+                                     const ReplyLimits& limits) {
+  std::vector<std::chrono::nanoseconds> known;
+  for (const ReplyTimes* times : workers) {
+    if (const auto p99 = times->p99(rows); p99.count() > 0) known.push_back(p99);
+  }
+  if (known.empty() || limits.hedge_floor.count() == 0) return kNever;
+  const auto middle = known.begin() + static_cast<std::ptrdiff_t>((known.size() - 1) / 2);
+  std::nth_element(known.begin(), middle, known.end());
+  return std::max<std::chrono::nanoseconds>(*middle * kHedgeFactor, limits.hedge_floor);
 }
 
 }  // namespace moiety

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace moiety {
 
@@ -33,9 +34,6 @@ class ReplyTimes {
   /// The p99 of so many rows, as above; zero when nothing is known.
   std::chrono::nanoseconds p99(std::size_t rows) const;
   std::chrono::nanoseconds allowed(std::size_t rows, const ReplyLimits& limits) const;
-  /// How long a reply may take before others are asked too: twice the p99, at least the floor;
-  /// half a year where nothing is known, or where nobody shall be asked.
-  std::chrono::nanoseconds hedge_after(std::size_t rows, const ReplyLimits& limits) const;
 
  private:
   static constexpr std::size_t kTimes = 64;
@@ -48,5 +46,13 @@ class ReplyTimes {
   };
   std::array<Bucket, kBuckets> buckets_;
 };
+
+/// How long a reply may take before others are asked too: twice the p99 of the middle one of
+/// `workers` (of two: the faster one), at least the floor, so that one that is slow does not look
+/// usual. Workers of which nothing is known do not count. Half a year where nothing is known at
+/// all, or where nobody shall be asked.
+std::chrono::nanoseconds hedge_after(std::span<const ReplyTimes* const> workers,
+                                     std::size_t rows,
+                                     const ReplyLimits& limits);
 
 }  // namespace moiety

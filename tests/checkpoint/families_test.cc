@@ -324,6 +324,9 @@ TEST(Families, RefuseWhatWouldChangeTheAnswer) {
        "residual_multiplier", "\"x\""},
       {"granitemoe", "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": 1",
        "tie_word_embeddings", "1"},
+      {"qwen3_moe", "\"hidden_act\"", "\"use_qk_norm\": false, \"hidden_act\"", "use_qk_norm",
+       "false"},
+      {"mixtral", "\"hidden_act\"", "\"use_qk_norm\": true, \"hidden_act\"", "use_qk_norm", "true"},
   };
   for (const Change& c : changes) {
     expect_refused(replaced(config_of(c.fixture), c.from, c.to), c.field, c.value);
@@ -339,6 +342,8 @@ TEST(Families, AcceptWhatProgramsWriteBesides) {
         "initializer_factor": 0, "pruned_heads": {}, "quantization_config": null)"));
   }
   EXPECT_TRUE(parse_architecture(replaced(config_of("mixtral"), "\"silu\"", "\"swish\""), false));
+  parse(with(config_of("qwen3_moe"), R"("use_qk_norm": true, "shared_expert_intermediate_size": 0,
+      "unsloth_fixed": true, "unsloth_version": "2026.1")"));
 }
 
 TEST(Families, AreRecognisedByModelTypeAlone) {

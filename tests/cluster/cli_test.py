@@ -119,7 +119,8 @@ class CliTest(unittest.TestCase):
     def test_help_and_version(self):
         self.assertRegex(self.text("--version"), r"^moiety \d+\.\d+\.\d+\n$")
         for words in ((), ("generate",), ("profile",), ("logits",), ("up",), ("bench",), ("bench", "engine"),
-                      ("bench", "kernels"), ("bench", "serve"), ("bench", "make-checkpoint")):
+                      ("bench", "kernels"), ("bench", "serve"), ("bench", "make-checkpoint"), ("bench", "fabric"),
+                      ("bench", "cluster")):
             self.assertIn("--help", self.text(*words, "--help"))
 
     def test_generate(self):
@@ -297,6 +298,21 @@ class CliTest(unittest.TestCase):
         for name in ("first_token_ms", "gap_ms"):
             self.assertTrue(0 < seen[name]["p50"] <= seen[name]["p90"] <= seen[name]["p99"], seen)
         self.fails("bench", "serve", "-m", MODEL, "--url", "http://127.0.0.1:1", "--served-model-name", "x", *flags, says="127.0.0.1:1")
+
+    def test_bench_fabric_and_cluster(self):
+        shown = self.json("bench", "fabric", "--rounds", "10", "--workers", "2", "--hidden", "64")
+        self.assertEqual({each["fabric"] for each in shown["results"]}, {"ucx", "mpi"})
+        for each in shown["results"]:
+            self.assertNotIn("error", each)
+            self.assertTrue(each["bytes_as_counted"], each)
+            self.assertGreater(each["layer_us"], 0)
+        shown = self.json("bench", "cluster", "--rounds", "1", "--workers", "2", "--streams", "2", "--prompt-tokens", "20",
+                          "--max-tokens", "6", "--combine", "per_expert")
+        embedded, two = shown["results"]
+        self.assertEqual(embedded["of_embedded"], 1)
+        self.assertGreater(two["tokens_per_second"], 0)
+        for way in ("sent", "received"):
+            self.assertEqual(two[f"bytes_{way}"], two[f"bytes_{way}_from_placement"])
 
     def test_bench_kernels(self):
         results = self.json("bench", "kernels", "--runs", "1", "--dtype", "bf16", "--kernels", "auto")["results"]

@@ -242,6 +242,16 @@ class HostileTest(unittest.TestCase):
 
         for damage in (no_file, directory, pipe, cycle, device):
             self.each([(damage.__name__, None)], damage, ["model.safetensors"], [self.INSPECT, self.GENERATE])
+
+        # Nobody waits for a pipe that nobody writes to.
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+
+            def other_pipe(folder, _, name=name):
+                (folder / name).unlink(missing_ok=True)
+                os.mkfifo(folder / name)
+
+            command = self.INSPECT if name == "config.json" else self.SERVE
+            self.each([(f"pipe {name}", None)], other_pipe, [name], [command])
         self.refused("inspect", self.dir / "nowhere", says=["nowhere"])
         self.refused("inspect", "/dev/null", says=["/dev/null"])
         self.refused("generate", "-m", self.dir / "nowhere", "--ids", "1", says=["nowhere"])

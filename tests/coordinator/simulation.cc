@@ -432,6 +432,7 @@ bool Simulation::step_process(WorkerId id) {
     return true;
   }
   if (process.inbox.empty()) return false;
+  if (loads_hang && std::holds_alternative<proto::LoadExperts>(process.inbox.front())) return false;
   const proto::ControlMessage message = std::move(process.inbox.front());
   process.inbox.pop_front();
   if (const auto* load = std::get_if<proto::LoadExperts>(&message)) {

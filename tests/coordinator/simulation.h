@@ -122,6 +122,7 @@ class Simulation {
   std::optional<DurableState> disk;
   std::uint64_t crashes = 0;
   std::size_t most_held = 0;         // experts that one worker was told to hold at once
+  bool loads_hang = false;           // workers do not get to LoadExperts, and all else goes on
   std::optional<Error> load_error;   // workers answer LoadExperts with it
   std::optional<std::string> crash;  // new processes end with it
   bool freeze_new = false;           // new processes are stopped (SIGSTOP) at once

@@ -110,6 +110,31 @@ TEST_F(Roomy, DrainThatCannotLoadIsTakenBack) {
   EXPECT_TRUE(sim.status().ready);
 }
 
+TEST(Drains, AWorkerThatLoadsForTooLongGoesOnServing) {
+  ClusterConfig config = test_config();
+  config.capacity_per_layer = 6;
+  config.policy = planner::PlacementPolicy::kById;  // on all four
+  Simulation sim(config);
+  sim.finish(sim.start({full_deployment()}));
+  sim.add_router();
+  sim.advance(1s);
+  const EpochView before = *sim.state.published();
+  sim.loads_hang = true;
+  const OperationId drained = sim.drain(WorkerId{1});
+  sim.finish(drained, 130s);
+  EXPECT_EQ(sim.results.at(drained)->code, ErrorCode::kDeadlineExceeded) << sim.error(drained);
+  EXPECT_TRUE(std::any_of(sim.processes.begin(), sim.processes.end(), [](const auto& entry) {
+    return !entry.second.resident.empty() && !entry.second.inbox.empty();
+  })) << "nobody that serves was asked to load";
+  sim.advance(300s);
+  EXPECT_EQ(sim.status().worker_losses, 0u) << "slow storage ended a worker that serves";
+  EXPECT_EQ(sim.state.published()->workers, before.workers);
+  sim.loads_hang = false;
+  sim.advance(2s);
+  EXPECT_EQ(sim.experts_resident(), 48u);
+  EXPECT_TRUE(sim.status().ready);
+}
+
 // Moves.
 
 TEST(Moves, ALargeOneTakesSeveralEpochsWithinTheHeadroom) {

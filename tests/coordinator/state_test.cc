@@ -289,10 +289,23 @@ TEST_F(TwoRouters, BothAreBelievedAtOnce) {
 
 TEST_F(TwoRouters, AWorkerThatComputesNothingForAnybodyIsLost) {
   sim.processes.at(WorkerId{1}).dispatches = 7;  // before, and seen only afterwards
+  sim.routers[other].running = {{"", 1}};
+  sim.heartbeat_router(other);
   suspects(router, WorkerId{1});
   sim.advance(2900ms);
   EXPECT_EQ(sim.kills, 0u);
   sim.advance(200ms);
+  EXPECT_EQ(sim.kills, 1u);
+}
+
+TEST_F(TwoRouters, WhereNoRequestRunsNobodyIsLostForComputingNothing) {
+  suspects(router, WorkerId{1});
+  sim.advance(20s);
+  EXPECT_EQ(sim.kills, 0u);
+  sim.routers[other].running = {{"", 1}};  // and it is suspected again
+  sim.heartbeat_router(other);
+  suspects(router, WorkerId{1});
+  sim.advance(4s);
   EXPECT_EQ(sim.kills, 1u);
 }
 

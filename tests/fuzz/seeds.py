@@ -21,7 +21,7 @@ def read(path):
 
 
 def fixtures(name):
-    folders = sorted(glob.glob(os.path.join(FIXTURES, "*"))) + [os.path.join(ROOT, "models", "moiety-tiny-emo")]
+    folders = sorted(glob.glob(os.path.join(FIXTURES, "*")) + glob.glob(os.path.join(FIXTURES, "small", "*"))) + [os.path.join(ROOT, "models", "moiety-tiny-emo")]
     for folder in folders:
         for path in sorted(glob.glob(os.path.join(folder, name))):
             yield read(path)

@@ -266,9 +266,13 @@ constexpr double kPerWorkerWorst = 0.02;
 TEST(BitsOfTheBundledModel, CombiningPerWorkerStaysWithinItsBound) {
   Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16,
                     must(kernels::choose_variant("auto")));
-  for (const std::uint32_t num_workers : {1u, 2u, 4u, 7u}) {
-    const EpochView view = with_replicas(
-        three_deployments(embedded, PlacementPolicy::kById, num_workers), num_workers == 4 ? 2 : 1);
+  std::vector<std::pair<std::uint32_t, PlacementPolicy>> cases;
+  for (const std::uint32_t num_workers : {1u, 2u, 3u, 4u, 7u}) {
+    for (const auto policy : kPolicies) cases.emplace_back(num_workers, policy);
+  }
+  for (const auto& [num_workers, policy] : cases) {
+    const EpochView view =
+        with_replicas(three_deployments(embedded, policy, num_workers), num_workers == 4 ? 2 : 1);
     const Mixed mixed(embedded.arch(), view);
     const auto alone = run_alone(*embedded.model, *embedded.experts, mixed.jobs);
     LoopbackCluster cluster(embedded, view, CombineMode::kPerWorker);
@@ -287,7 +291,8 @@ TEST(BitsOfTheBundledModel, CombiningPerWorkerStaysWithinItsBound) {
       worst = std::max(
           worst, deviation(logits[i], alone[i], std::sqrt(squares / n - sum / n * sum / n)).worst);
     }
-    std::printf("per_worker on %u workers: worst %.2g of the spread\n", num_workers, worst);
+    std::printf("per_worker on %u workers, %s: worst %.2g of the spread\n", num_workers,
+                std::string(policy_name(policy)).c_str(), worst);
     EXPECT_LE(worst, kPerWorkerWorst);
     if (num_workers == 1) {
       EXPECT_EQ(worst, 0) << "one worker adds in slot order";

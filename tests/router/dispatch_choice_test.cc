@@ -93,14 +93,20 @@ TEST(ReplyTimes, EightTimesTheWorstBetweenFloorAndCap) {
 
 TEST(ReplyTimes, OthersAreAskedAfterTwiceTheUsualTimeAndTheFloor) {
   ReplyLimits limits{.floor = 10ms, .cap = 1000ms, .hedge_floor = 20ms};
-  ReplyTimes times;
-  EXPECT_GT(times.hedge_after(1, limits), 24h) << "nothing is known";
+  ReplyTimes times, slow, unknown;
+  const ReplyTimes* one[] = {&times};
+  EXPECT_GT(hedge_after(one, 1, limits), 24h) << "nothing is known";
   for (int i = 0; i < 4; ++i) times.add(1, 3ms);
-  EXPECT_EQ(times.hedge_after(1, limits), 20ms);
+  EXPECT_EQ(hedge_after(one, 1, limits), 20ms);
   for (int i = 0; i < 4; ++i) times.add(1, 30ms);
-  EXPECT_EQ(times.hedge_after(1, limits), 60ms);
+  EXPECT_EQ(hedge_after(one, 1, limits), 60ms);
+  for (int i = 0; i < 64; ++i) slow.add(1, 300ms);
+  const ReplyTimes* three[] = {&slow, &unknown, &times};
+  EXPECT_EQ(hedge_after(three, 1, limits), 60ms) << "one that is slow does not look usual";
+  const ReplyTimes* most_are_slow[] = {&slow, &slow, &times};
+  EXPECT_EQ(hedge_after(most_are_slow, 1, limits), 600ms);
   limits.hedge_floor = 0ms;
-  EXPECT_GT(times.hedge_after(1, limits), 24h);
+  EXPECT_GT(hedge_after(one, 1, limits), 24h);
 }
 
 TEST(ReplyTimes, MoreRowsMayTakeMoreTime) {
