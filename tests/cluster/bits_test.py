@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Real processes give the bits of embedded mode (--combine per_expert), log-probability by log-probability, under eight streams
-of four deployments: over each fabric, with 1 to 7 workers, one or two routers, replicas, every placement, and while a deployment comes and goes.
+of four deployments: over each fabric, with 1 to 7 workers, one or two routers, replicas, every placement, while a deployment comes and goes,
+and while experts move.
 
 usage: bits_test.py BIN_DIR [ucx|mpi]...
 """
@@ -11,16 +12,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chaos import NAME, Chaos, Up  # noqa: E402
-from moiety_cluster import wait_until, write_subset  # noqa: E402
+from moiety_cluster import call, wait_until, write_subset  # noqa: E402
 
 ANSWERS = 16
 FLEETS = {
     "ucx": [["--workers", "1"], ["--workers", "2"], ["--workers", "3", "--routers", "2"], ["--workers", "4"],
             ["--workers", "7", "--placement", "eplb"], ["--workers", "4", "--replicas", "2", "--capacity", "40"],
-            ["--workers", "2", "--router-expert-bytes", "8m"]],
+            ["--workers", "2", "--router-expert-bytes", "8m"], ["--workers", "4", "--capacity", "24", "--placement", "id"]],
     "mpi": [["--workers", "1"], ["--workers", "2", "--placement", "round_robin"], ["--workers", "3", "--routers", "2"],
-            ["--workers", "4", "--placement", "id"], ["--workers", "7"]],
+            ["--workers", "4", "--placement", "id"], ["--workers", "7"],
+            ["--workers", "4", "--capacity", "24", "--placement", "eplb_hierarchical"]],
 }
+
+
+def owners(up):
+    """(layer, expert) -> workers, of the published epoch."""
+    code, placement = call("GET", up.admin + "/v1/placement")
+    assert code == 200, placement
+    return {(layer, expert): each for layer, experts in enumerate(placement["layers"]) for expert, each in enumerate(experts)}
 
 
 def check(chaos, fabric, flags, extra):
@@ -29,9 +38,16 @@ def check(chaos, fabric, flags, extra):
         wait_until(lambda: load.finished >= ANSWERS // 2 or load.failed or load.wrong, "half of the answers", timeout=60)
         up.command("deploy", "extra", "--subset", str(extra))  # experts move while tokens flow
         up.command("undeploy", "extra")
+        workers = {w["id"] for w in up.status()["workers"] if w["rows_processed"] > 0}
+        if "--capacity" in flags and "--replicas" not in flags:  # there is room without one worker
+            before = owners(up)
+            up.command("drain", "0")
+            assert all(0 not in each for each in owners(up).values()), "worker 0 still holds experts"
+            moved = sum(before[expert] != each for expert, each in owners(up).items())
+            assert moved > 0, "nothing moved"
+            up.command("drain", "0", "--undo")
         wait_until(lambda: load.finished >= ANSWERS or load.failed or load.wrong, "all answers", timeout=60)
         stuck = load.stop()
-        workers = {w["id"] for w in up.status()["workers"] if w["rows_processed"] > 0}
         print(f"{fabric} {' '.join(flags)}: {load.finished} answers, {len(workers)} workers computed, failed {load.failed[:3]}, "
               f"wrong {load.wrong[:3]}, stuck {stuck}", flush=True)
         assert not load.failed and not load.wrong and not stuck

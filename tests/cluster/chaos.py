@@ -127,7 +127,13 @@ class Chaos:
     def settle(self, load):
         wait_until(lambda: load.finished + load.tokens > 0, "the first answer")
 
-    def report(self, what, events, load, pauses, goal=None, extra=""):
+    def margin(self, usual):
+        """What a pause may be where nothing should be noticed: the longest of an undisturbed cluster, and what other processes that
+        start on the same cores take."""
+        return 0.2 + 3 * max(usual)
+
+    def report(self, what, events, load, pauses, goal=None, limit=None, extra=""):
+        """`goal` is only printed; a p99 beyond `limit` is a failure."""
         stuck = load.stop()
         p50, p99 = percentile(pauses, 0.5), percentile(pauses, 0.99)
         row = {"part": what, "events": events, "requests": load.finished, "lost": len(load.failed), "wrong": len(load.wrong),
@@ -142,6 +148,8 @@ class Chaos:
             print(f"    wrong: request {number}: {difference}")
         if load.failed or load.wrong or stuck:
             self.failures.append(what)
+        if limit is not None and p99 > limit:
+            self.failures.append(f"{what}: streams paused for {1e3 * p99:.0f} ms, {1e3 * limit:.0f} ms are allowed")
 
     def pick(self, up):
         """A worker that serves, chosen at random."""
@@ -185,7 +193,10 @@ class Chaos:
                 (pauses if alone else several).append(load.take_pause())
                 alone = True
             wait_until(up.whole, "the last lost worker is replaced", timeout=60)
-            extra = f"undisturbed {self.spell(usual)}, retries {up.router_metric('moiety_step_retries_total'):.0f}"
+            retries, redispatches = (up.router_metric(f"moiety_{name}_total") for name in ("step_retries", "redispatches"))
+            extra = f"undisturbed {self.spell(usual)}, retries {retries:.0f}, asked others {redispatches:.0f}"
+            if retries + redispatches == 0:
+                self.failures.append(f"{what}: no kill met a step, so nothing was tested")
             if several:
                 extra += f", {len(several)} times several at once: {self.spell(several)}"
             self.report(what, count, load, pauses, goal=0.1 if replicas > 1 else 1.0, extra=extra)
@@ -265,7 +276,7 @@ class Chaos:
             self.settle(red)
             self.settle(green)
             usual = self.undisturbed(green, self.args.stops)
-            margin = 0.2 + 3 * max(usual)  # another process starts and loads on the same cores
+            margin = self.margin(usual)
             pauses, stopped, detections = [], [], []
             for _ in range(max(1, self.args.stops // 4)):
                 red.take_pause()
@@ -289,6 +300,7 @@ class Chaos:
         with Up(self.args.bin_dir, self.work, "--workers", "4", *self.deploys) as up:
             load = self.load(up.addresses)
             self.settle(load)
+            usual = self.undisturbed(load, self.args.coordinator_kills)
             before = up.status()
             pids = sorted(w["pid"] for w in before["workers"] if w["state"] == "serving")
             names = sorted(d["name"] for d in before["deployments"])
@@ -317,8 +329,8 @@ class Chaos:
                     pids = sorted(w["pid"] for w in status["workers"] if w["state"] == "serving")
             if changed:
                 self.failures.append(f"{changed} restarts of the coordinator replaced workers")
-            self.report("SIGKILL of the coordinator", self.args.coordinator_kills, load, pauses,
-                        extra=f"fleets replaced {changed}")
+            self.report("SIGKILL of the coordinator", self.args.coordinator_kills, load, pauses, limit=self.margin(usual),
+                        extra=f"fleets replaced {changed}, undisturbed {self.spell(usual)}")
 
     def changes(self):
         """Deploys and undeploys under load: nobody notices, and memory returns to where it was."""
@@ -359,7 +371,7 @@ class Chaos:
             if last[:2] != begin[:2] or any(grown):
                 self.failures.append(f"memory after {self.args.deploys} cycles: workers, bytes, RSS of workers and others in kB: {last}; "
                                      f"after 10 {warm}; at the beginning {begin}")
-            self.report("deploy and undeploy", 2 * self.args.deploys, load, pauses,
+            self.report("deploy and undeploy", 2 * self.args.deploys, load, pauses, limit=self.margin(usual),
                         extra=f"undisturbed {self.spell(usual)}; {last[1] / 2**20:.1f} MiB in {last[0]} workers (before: "
                               f"{begin[1] / 2**20:.1f} in {begin[0]}); RSS of workers, of coordinator and router: "
                               f"{last[2] / 1024:.0f}, {last[3] / 1024:.0f} MiB (after 10 cycles: {warm[2] / 1024:.0f}, {warm[3] / 1024:.0f}, "
@@ -371,6 +383,7 @@ class Chaos:
             keeps, dies = up.addresses[0], up.addresses[1]
             load = self.load([keeps])
             self.settle(load)
+            usual = self.undisturbed(load, self.args.stops)
             pauses = []
             for _ in range(max(1, self.args.stops // 4)):
                 victims = [r["pid"] for r in up.status()["routers"] if r["http_address"].endswith(f":{dies[1]}")]
@@ -387,7 +400,8 @@ class Chaos:
 
                 wait_until(back, "the killed router is back", timeout=60)
                 pauses.append(load.take_pause())
-            self.report("SIGKILL of the other router", len(pauses), load, pauses)
+            self.report("SIGKILL of the other router", len(pauses), load, pauses, limit=self.margin(usual),
+                        extra=f"undisturbed {self.spell(usual)}")
 
 
 def main():
