@@ -310,7 +310,7 @@ void add_bench_cluster(CLI::App& bench, Chosen& chosen) {
   command->add_option("--kernels", flags->cluster.kernels, "Kernel variant")->capture_default_str();
   command
       ->add_option("--worker-threads", flags->cluster.worker_threads,
-                   "Threads of each worker; 0 = cores / workers, at least two")
+                   "Threads of each worker; 0 = cores / workers, at least one")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command->add_option("--streams", flags->streams, "Requests at once")

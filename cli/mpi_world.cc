@@ -41,7 +41,7 @@ Words worker_words(const LocalClusterOptions& options,
                    const RunFile& info,
                    std::uint32_t worker) {
   std::size_t threads = options.worker_threads;
-  if (threads == 0) threads = threads_per_worker(options.workers);
+  if (threads == 0) threads = share_of_cores(options.workers);
   Words words = {"--coordinator", info.control_address,   "--model",   model.string(),
                  "--id",          std::to_string(worker), "--threads", std::to_string(threads),
                  "--dtype",       options.dtype,          "--kernels", options.kernels};

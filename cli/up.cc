@@ -279,7 +279,7 @@ void add_up(CLI::App& app, Chosen& chosen) {
       ->capture_default_str();
   command
       ->add_option("--worker-threads", cluster.worker_threads,
-                   "Compute threads of each worker; 0 = cores / workers, at least two")
+                   "Compute threads of each worker; 0 = cores / workers, at least one")
       ->capture_default_str();
   command
       ->add_option("--reply-timeout-ms", cluster.reply_timeout_ms,

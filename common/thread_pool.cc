@@ -24,9 +24,8 @@ std::size_t available_cores() {
   return static_cast<std::size_t>(std::max(1, CPU_COUNT(&set)));
 }
 
-std::size_t threads_per_worker(std::size_t processes) {
-  const std::size_t cores = available_cores();
-  return std::max(std::min<std::size_t>(2, cores), cores / std::max<std::size_t>(1, processes));
+std::size_t share_of_cores(std::size_t processes) {
+  return std::max<std::size_t>(1, available_cores() / std::max<std::size_t>(1, processes));
 }
 
 ThreadPool::ThreadPool(std::size_t num_threads, Spin spin) : spins_(static_cast<int>(spin)) {

@@ -64,8 +64,7 @@ class ThreadPool {
 /// Cores this process may run on (its affinity mask), at least 1.
 std::size_t available_cores();
 
-/// Compute threads of each of `processes` workers on this machine: its share of the cores, and two
-/// where there are two cores, so that the last ones at work on a layer have them all.
-std::size_t threads_per_worker(std::size_t processes);
+/// Compute threads of each of `processes` on this machine: its share of the cores, at least 1.
+std::size_t share_of_cores(std::size_t processes);
 
 }  // namespace moiety

@@ -163,7 +163,7 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   app.add_option("--kernels", options.kernels, "Kernel variant of the workers")
       ->capture_default_str();
   app.add_option("--threads-per-worker", options.threads_per_worker,
-                 "Compute threads of a worker; cores / workers, at least 2, unless given")
+                 "Compute threads of a worker; cores / workers, at least 1, unless given")
       ->check(CLI::Range(1, 4096));
   app.add_flag("!--no-restart-workers", options.restart_workers,
                "Leave a lost worker away until the next deploy or undeploy");

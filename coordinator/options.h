@@ -53,7 +53,7 @@ struct Options {
   DType dtype = DType::kBF16;         ///< of rows and dense weights
   DType expert_dtype = DType::kBF16;  ///< of the workers' experts
   std::string kernels = "auto";
-  std::uint32_t threads_per_worker = 0;  ///< 0: as threads_per_worker()
+  std::uint32_t threads_per_worker = 0;  ///< 0: cores / workers, at least 1
   bool restart_workers = true;
   std::filesystem::path worker_binary;  ///< empty: moiety-worker beside this program
   /// How long local workers go on without a coordinator; 0: for ever. Absent: for ever where a

@@ -183,7 +183,7 @@ Result<Setup> prepare(const Options& options) {
   }
   setup.threads_per_worker = options.threads_per_worker;
   if (setup.threads_per_worker == 0) {
-    setup.threads_per_worker = static_cast<std::uint32_t>(threads_per_worker(options.workers));
+    setup.threads_per_worker = static_cast<std::uint32_t>(share_of_cores(options.workers));
   }
   return setup;
 }

@@ -75,8 +75,11 @@ void GroupedExperts::run(const InputRows& x,
   const std::int32_t hidden = x.k();
   std::int32_t widest = 0;
   std::size_t all_bytes = 0;
-  for (const ExpertRows& rows : experts) {
-    if (rows.count > 0) all_bytes += rows.weights->num_bytes();
+  std::size_t last = 0;  // of the experts that have rows
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    if (experts[i].count == 0) continue;
+    all_bytes += experts[i].weights->num_bytes();
+    last = i;
   }
   const std::size_t task_bytes =
       std::clamp(all_bytes / (pool.num_threads() * kTasksPerThread), kLeastTaskBytes, kTaskBytes);
@@ -89,7 +92,8 @@ void GroupedExperts::run(const InputRows& x,
                  "rows that are not there");
     check_shape(*rows.weights, hidden);
     widest = std::max(widest, rows.weights->gate.n());
-    const auto cut = [&](std::vector<Task>& tasks, const PackedMatrix& matrix, std::size_t bytes) {
+    const auto cut = [&](std::vector<Task>& tasks, const PackedMatrix& matrix, std::size_t bytes,
+                         std::size_t most_bytes) {
       const std::size_t before = tasks.size();
       const auto add = [&](std::int32_t begin, std::int32_t end) {
         for (std::int32_t row = 0; row < rows.count; row += kRowChunk) {
@@ -97,11 +101,14 @@ void GroupedExperts::run(const InputRows& x,
                            std::min(kRowChunk, rows.count - row), begin, end});
         }
       };
-      for_panel_ranges(matrix.num_panels(), bytes, task_bytes, add);
+      for_panel_ranges(matrix.num_panels(), bytes, most_bytes, add);
       return static_cast<std::int32_t>(tasks.size() - before);
     };
-    left[i] = cut(first_half_, rows.weights->gate, 2 * rows.weights->gate.panel_bytes());
-    cut(second_half_, rows.weights->down, rows.weights->down.panel_bytes());
+    left[i] =
+        cut(first_half_, rows.weights->gate, 2 * rows.weights->gate.panel_bytes(), task_bytes);
+    // The last tasks of all are small: all threads end at about the same time.
+    cut(second_half_, rows.weights->down, rows.weights->down.panel_bytes(),
+        i == last ? std::min(task_bytes, kLeastTaskBytes) : task_bytes);
   }
   // One width for all keeps the rows apart by the same stride; experts of one layer have one width.
   for (const ExpertRows& rows : experts) {

@@ -148,8 +148,9 @@ void store_block(const LinearTile& tile, const float* sums, std::int32_t panel, 
 
 /// What weights to fetch while others are multiplied: `lines` of each tile.
 struct Fetch {
-  std::int32_t lines = 0;       // per tile and panel
-  std::int32_t near_tiles = 0;  // so many tiles come from `near`, the following ones from `far`
+  std::int32_t lines = 0;         // per tile and panel
+  std::ptrdiff_t tile_bytes = 0;  // from one tile to the next, where they are fetched
+  std::int32_t near_tiles = 0;    // so many tiles come from `near`, the following ones from `far`
   Panels near{}, far{};
 };
 
@@ -192,7 +193,7 @@ class Block {
     const std::byte* w = panels.weights;
     for (std::int32_t t = 0; t < count; ++t) {
       load_inputs(x + t * kTileK, x_stride);
-      if (fetch.lines > 0) fetch_tile(fetch, t, kTileBytes);
+      if (fetch.lines > 0) fetch_tile(fetch, t);
       unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
         Tiles::template load<6 + p.value>(w + p.value * panels.panel_bytes, 64);
         multiply_panel<p.value>();
@@ -212,7 +213,7 @@ class Block {
     const std::ptrdiff_t pair_bytes = type == WeightType::kI8 ? 32 : 64;
     for (std::int32_t pair = 0, t = 0; pair < pairs; pair += kTilePairs, ++t) {
       const std::int32_t count = pairs - pair < kTilePairs ? pairs - pair : kTilePairs;
-      if (fetch.lines > 0) fetch_tile(fetch, t, kTilePairs * pair_bytes);
+      if (fetch.lines > 0) fetch_tile(fetch, t);
       unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
         make_tile(panels.weights + p.value * panels.panel_bytes + pair * pair_bytes, type, count,
                   scratch[p.value]);
@@ -252,12 +253,10 @@ class Block {
         _mm512_store_si512(tile + i * 64, expand(weights + i * 32));
     }
   }
-  [[gnu::always_inline]] static void fetch_tile(const Fetch& fetch,
-                                                std::int32_t t,
-                                                std::ptrdiff_t tile_bytes) {
+  [[gnu::always_inline]] static void fetch_tile(const Fetch& fetch, std::int32_t t) {
     const bool near = t < fetch.near_tiles;
     const Panels& from = near ? fetch.near : fetch.far;
-    const std::byte* first = from.weights + (near ? t : t - fetch.near_tiles) * tile_bytes;
+    const std::byte* first = from.weights + (near ? t : t - fetch.near_tiles) * fetch.tile_bytes;
     for (int p = 0; p < kPanels; ++p) {
       const std::byte* line = first + p * from.panel_bytes;
       for (const std::byte* end = line + fetch.lines * 64; line < end; line += 64)
@@ -382,21 +381,26 @@ class PanelWalk {
                       std::int32_t blocks,
                       std::int32_t from,
                       std::int32_t to) const {
-    const auto tile_lines = static_cast<std::int32_t>(kTilePairs * pair_bytes_ / 64);
+    const std::ptrdiff_t tile_bytes = kTilePairs * pair_bytes_;
+    const auto tile_lines = static_cast<std::int32_t>(tile_bytes / 64);
     if (blocks == 1) {
       const std::int32_t tiles = (to - from) / kTilePairs;
       const std::int32_t near = tiles > kAhead ? tiles - kAhead : 0;
       return {next_.weights == nullptr && near == 0 ? 0 : tile_lines,
+              tile_bytes,
               near,
-              {own_.weights + kAhead * kTilePairs * pair_bytes_, own_.panel_bytes},
+              {own_.weights + kAhead * tile_bytes, own_.panel_bytes},
               next_.weights == nullptr ? own_ : next_};
     }
     std::int32_t sharers = 1;
     while (sharers < tile_lines && sharers * 2 <= blocks) sharers *= 2;
     if (next_.weights == nullptr || block >= sharers) return {};
     const std::int32_t lines = tile_lines / sharers;
-    return {
-        lines, 0, {}, {next_.weights + from * pair_bytes_ + block * lines * 64, next_.panel_bytes}};
+    return {lines,
+            tile_bytes,
+            0,
+            {},
+            {next_.weights + from * pair_bytes_ + block * lines * 64, next_.panel_bytes}};
   }
 
   const LinearTile& tile_;
