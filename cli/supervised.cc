@@ -34,8 +34,9 @@ std::optional<int> Supervised::poll() {
 }
 
 Result<void> Supervised::supervise(Clock::time_point now, std::vector<std::string>& events) {
+  const pid_t pid = pid_;
   if (const auto status = poll(); status && !ended_well_) {
-    if (now - started_ >= kHealthyAfter) {
+    if (now - started_ >= kHealthyAfter || (spec_.was_ready && spec_.was_ready(pid))) {
       deaths_ = 0;
       backoff_ = {};
     }

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -18,7 +19,7 @@ namespace moiety::cli {
 
 /// A child process that is started again when it dies, with a back-off of 0.2 s that doubles up to
 /// 5 s. It gives up when the process died kMaxDeaths times in a row, each time after less than
-/// kHealthyAfter. Not thread-safe; the destructor leaves the process alone.
+/// kHealthyAfter and before it was ready. Not thread-safe; the destructor leaves the process alone.
 class Supervised {
  public:
   static constexpr int kMaxDeaths = 6;
@@ -31,6 +32,8 @@ class Supervised {
     std::vector<std::pair<std::string, std::string>> environment;
     std::filesystem::path log;
     Lifetime lifetime = Lifetime::kWithUs;
+    /// Whether the process with this pid, which has died, had been ready; may be left out.
+    std::function<bool(pid_t)> was_ready;
   };
 
   explicit Supervised(Spec spec) : spec_(std::move(spec)) {}

@@ -255,8 +255,10 @@ void ClusterState::lose_worker(WorkerId id, const std::string& why) {
   if (at_once) {
     lost.backoff = {};
   } else {
-    lost.backoff = lost.backoff.count() == 0 ? config_.first_backoff
-                                             : std::min(lost.backoff * 2, config_.max_backoff);
+    // Requests wait for one that comes back and serves, however often it is lost.
+    const auto most = was_ready ? 2 * config_.first_backoff : config_.max_backoff;
+    lost.backoff =
+        lost.backoff.count() == 0 ? config_.first_backoff : std::min(lost.backoff * 2, most);
   }
   lost.restart_at = now_ + lost.backoff;
   lost.lost = true;

@@ -124,6 +124,11 @@ class Chaos:
         return not status["lost"] and any(w["id"] == victim["id"] and w["pid"] != victim["pid"] and w["state"] == "serving"
                                           for w in status["workers"])
 
+    def tell(self, up):
+        """What the coordinator did lately."""
+        for line in call("GET", up.admin + "/v1/decisions")[1]["decisions"][-25:]:
+            print(f"      {line['time']} {line['text']}", flush=True)
+
     def settle(self, load):
         wait_until(lambda: load.finished + load.tokens > 0, "the first answer")
 
@@ -191,6 +196,10 @@ class Chaos:
                 wait_until(lambda: self.replaced(up, victim), "the lost worker is replaced", timeout=60)
                 wait_until(up.whole, "all lost workers are replaced", timeout=60)
                 (pauses if alone else several).append(load.take_pause())
+                if max(pauses[-1:] + several[-1:], default=0) > 1:
+                    print(f"    a pause of {1e3 * max(pauses[-1:] + several[-1:]):.0f} ms after worker {victim['id']} (pid {victim['pid']})",
+                          flush=True)
+                    self.tell(up)
                 alone = True
             wait_until(up.whole, "the last lost worker is replaced", timeout=60)
             retries, redispatches = (up.router_metric(f"moiety_{name}_total") for name in ("step_retries", "redispatches"))

@@ -404,6 +404,12 @@ TEST_F(ServingCluster, AWorkerThatServesIsStartedAgainAtOnceAFewTimes) {
   EXPECT_THAT(sim.running(), SizeIs(3)) << "it is what it computes that ends it, perhaps";
   sim.advance(300ms);
   EXPECT_THAT(sim.running(), SizeIs(4));
+  for (int i = 0; i < 20; ++i) {
+    sim.kill_process(WorkerId{1});
+    sim.advance(450ms);
+    EXPECT_TRUE(sim.status().ready)
+        << i << ": what comes back and serves does not wait longer and longer";
+  }
   sim.advance(11s);
   sim.kill_process(WorkerId{1});
   sim.run();
