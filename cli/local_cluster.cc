@@ -269,7 +269,7 @@ Result<void> LocalCluster::launch_coordinator(const LocalClusterOptions& options
   spec.arguments = coordinator_words(options, model_, run_dir_);
   spec.log = run_dir_ / "coordinator.log";
   spec.lifetime = options.detach ? Lifetime::kDetached : Lifetime::kWithUs;
-  spec.was_ready = [run_dir = run_dir_](pid_t pid) {  // it writes the file when it serves
+  spec.was_ready = [run_dir = run_dir_](pid_t pid) {  // it writes the file when it has started up
     const auto file = read_run_file(run_dir);
     return file && file->pid == pid;
   };

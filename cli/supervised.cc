@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kFirstBackoff{200};
 constexpr std::chrono::milliseconds kLastBackoff{5000};
+constexpr std::chrono::milliseconds kLastBackoffOfReady{1000};
 
 }  // namespace
 
@@ -36,16 +37,17 @@ std::optional<int> Supervised::poll() {
 Result<void> Supervised::supervise(Clock::time_point now, std::vector<std::string>& events) {
   const pid_t pid = pid_;
   if (const auto status = poll(); status && !ended_well_) {
-    if (now - started_ >= kHealthyAfter || (spec_.was_ready && spec_.was_ready(pid))) {
-      deaths_ = 0;
-      backoff_ = {};
-    }
+    const bool healthy = now - started_ >= kHealthyAfter;
+    const bool got_ready = spec_.was_ready && spec_.was_ready(pid);
+    if (healthy || got_ready) deaths_ = 0;
+    if (healthy) backoff_ = {};
     if (++deaths_ >= kMaxDeaths) {
       Error error = failure(*status);
       error.message += "; it ended " + std::to_string(deaths_) + " times in a row";
       return error;
     }
-    backoff_ = backoff_.count() == 0 ? kFirstBackoff : std::min(2 * backoff_, kLastBackoff);
+    const auto last = got_ready ? kLastBackoffOfReady : kLastBackoff;
+    backoff_ = backoff_.count() == 0 ? kFirstBackoff : std::min(2 * backoff_, last);
     restart_at_ = now + backoff_;
     events.push_back(failure(*status).message + "; starting it again in " +
                      std::to_string(backoff_.count()) + " ms");

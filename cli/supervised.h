@@ -18,8 +18,9 @@
 namespace moiety::cli {
 
 /// A child process that is started again when it dies, with a back-off of 0.2 s that doubles up to
-/// 5 s. It gives up when the process died kMaxDeaths times in a row, each time after less than
-/// kHealthyAfter and before it was ready. Not thread-safe; the destructor leaves the process alone.
+/// 5 s, or to 1 s where it had got ready. It gives up when the process died kMaxDeaths times in a
+/// row, each time after less than kHealthyAfter and before it was ready. Not thread-safe; the
+/// destructor leaves the process alone.
 class Supervised {
  public:
   static constexpr int kMaxDeaths = 6;

@@ -294,8 +294,8 @@ void add_up(CLI::App& app, Chosen& chosen) {
   command
       ->add_option("--hedge-after-ms", cluster.hedge_after_ms,
                    "What a worker does not answer for longer, and for longer than twice the p99 of "
-                   "its replies, is also asked from other owners of the same experts; 0 = never; "
-                   "20 unless given")
+                   "the middle worker, is also asked from other owners of the same experts; 0 = "
+                   "never; 20 unless given")
       ->check(CLI::Range(0, 600000));
   command
       ->add_option(

@@ -393,7 +393,7 @@ void ClusterState::suspect(RouterId router,
   if (accused.suspicion) return;
   note(LogLevel::kWarning,
        fmt::format("{}; worker {} lives, and no other router complains: it is lost if one does, or "
-                   "if it computes nothing for anybody within {} ms",
+                   "if it computes nothing for anybody within {} ms while requests run",
                    report, id.value, config_.lease_ttl.count()));
   accused.suspicion = Suspicion{router, now_, report, {}};
 }
@@ -417,8 +417,8 @@ void ClusterState::look_into_suspicion(WorkerId id) {
     return;
   } else if (!requests_run()) {
     note(LogLevel::kInfo,
-         fmt::format("no request runs that worker {} could compute for, and its heartbeats come: "
-                     "what router {} reported is dropped",
+         fmt::format("no request runs, and the heartbeats of worker {} come: what router {} "
+                     "reported is dropped",
                      id.value, suspicion.router.value));
     accused.suspicion.reset();
   } else {

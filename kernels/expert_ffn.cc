@@ -108,7 +108,7 @@ void GroupedExperts::run(const InputRows& x,
         cut(first_half_, rows.weights->gate, 2 * rows.weights->gate.panel_bytes(), task_bytes);
     // The last tasks of all are small: all threads end at about the same time.
     cut(second_half_, rows.weights->down, rows.weights->down.panel_bytes(),
-        i == last ? std::min(task_bytes, kLeastTaskBytes) : task_bytes);
+        i == last ? kLeastTaskBytes : task_bytes);
   }
   // One width for all keeps the rows apart by the same stride; experts of one layer have one width.
   for (const ExpertRows& rows : experts) {
@@ -120,11 +120,12 @@ void GroupedExperts::run(const InputRows& x,
   SiluMulFn* silu_mul = silu_mul_kernel(x.variant());
 
   // Tasks are handed out in order, so a thread's next one is probably as far on as there are
-  // threads.
+  // threads. Nothing where it is of the other half: its panels have another size.
   const auto next_weights = [&](std::size_t index) -> const std::byte* {
     const std::size_t next = index + pool.num_threads();
     if (next >= first_half_.size() + second_half_.size()) return nullptr;
     const bool is_first = next < first_half_.size();
+    if (is_first != (index < first_half_.size())) return nullptr;
     const Task& task = is_first ? first_half_[next] : second_half_[next - first_half_.size()];
     const ExpertWeights& weights = *experts[static_cast<std::size_t>(task.expert)].weights;
     const PackedMatrix& matrix = is_first ? weights.gate : weights.down;

@@ -71,8 +71,7 @@ std::optional<Result<void>> LocalExperts::attempt(const Load& load) {
     const std::lock_guard lock(mutex_);
     if (stop_ || wanted_) return std::nullopt;
   }
-  // In place: moving a Result makes g++ 12 warn of its unused text under ASan.
-  return std::optional<Result<void>>(std::in_place);
+  return Result<void>();
 }
 
 bool LocalExperts::read(const Load& load) {

@@ -46,9 +46,10 @@ int main(int argc, char** argv) {
                  "the p99 of its replies")
       ->check(CLI::Range(1, 600000))
       ->capture_default_str();
-  app.add_option("--hedge-after-ms", options.hedge_after_ms,
-                 "What takes longer than twice the p99 of all replies, and longer than this, is "
-                 "also asked from other owners of the same experts; 0 = never")
+  app.add_option(
+         "--hedge-after-ms", options.hedge_after_ms,
+         "What takes longer than twice the p99 of the middle worker, and longer than this, is "
+         "also asked from other owners of the same experts; 0 = never")
       ->check(CLI::Range(0, 600000))
       ->capture_default_str();
   app.add_option("--orphan-timeout", options.orphan_timeout_s,

@@ -232,8 +232,10 @@ Event Engine::wait(Deadline deadline) {
       event = std::move(events_.front());
       events_.pop_front();
       if (event.type == Event::Type::kMessage) bytes_received_ += event.payload.size();
-      const std::chrono::nanoseconds waited = Clock::now() - began;
-      usual_wait_ += (std::min(waited, 4 * kSpin) - usual_wait_) / 8;
+      if (deadline > began) {  // not a look at what is there already
+        const std::chrono::nanoseconds waited = Clock::now() - began;
+        usual_wait_ += (std::min(waited, 4 * kSpin) - usual_wait_) / 8;
+      }
       return event;
     }
     if (now >= deadline) return event;

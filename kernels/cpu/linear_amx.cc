@@ -154,7 +154,7 @@ struct Fetch {
   Panels near{}, far{};
 };
 
-/// Multiplies rows from `row` on by tiles of k: kRowTiles x 16 rows, kPanels panels.
+/// Multiplies kRowTiles x 16 rows by kPanels panels, tile by tile of k.
 template <class Tiles, int kRowTiles, int kPanels>
 class Block {
  public:
@@ -292,8 +292,8 @@ class PanelWalk {
 
   void run_rows(std::int32_t begin, std::int32_t end) {
     const std::int32_t rows = end - begin;
-    if (rows < kSpanRows) {
-      for_blocks(begin, end, 0, pairs_, own_, tile_.type, sums_);
+    if (rows < kSpanRows || pairs_ == 0) {
+      for_blocks(begin, end, 0, pairs_, own_, tile_.type);
       return;
     }
     for (std::int32_t pair = 0; pair < pairs_; pair += kSpanPairs) {
@@ -309,7 +309,7 @@ class PanelWalk {
         panels = {expanded_, kSpanPairs * 64};
         type = WeightType::kBF16;
       }
-      for_blocks(begin, end, pair, span_end, panels, type, sums_);
+      for_blocks(begin, end, pair, span_end, panels, type);
     }
   }
 
@@ -319,16 +319,15 @@ class PanelWalk {
                   std::int32_t from,
                   std::int32_t to,
                   const Panels& panels,
-                  WeightType type,
-                  float* sums) {
+                  WeightType type) {
     const std::int32_t blocks = (end - begin + 2 * kTileRows - 1) / (2 * kTileRows);
     for (std::int32_t i = 0; i < blocks; ++i) {
       const std::int32_t row = begin + i * 2 * kTileRows;
       const Fetch fetch = what_to_fetch(i, blocks, from, to);
       if (end - row > kTileRows) {
-        block<2>(row, from, to, panels, type, fetch, sums + i * kBlockFloats);
+        block<2>(row, from, to, panels, type, fetch, sums_ + i * kBlockFloats);
       } else {
-        block<1>(row, from, to, panels, type, fetch, sums + i * kBlockFloats);
+        block<1>(row, from, to, panels, type, fetch, sums_ + i * kBlockFloats);
       }
     }
   }

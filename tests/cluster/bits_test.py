@@ -38,7 +38,8 @@ def check(chaos, fabric, flags, extra):
         wait_until(lambda: load.finished >= ANSWERS // 2 or load.failed or load.wrong, "half of the answers", timeout=60)
         up.command("deploy", "extra", "--subset", str(extra))  # experts move while tokens flow
         up.command("undeploy", "extra")
-        workers = {w["id"] for w in up.status()["workers"] if w["rows_processed"] > 0}
+        # All of them compute; heartbeats say so.
+        wait_until(lambda: sum(w["rows_processed"] > 0 for w in up.status()["workers"]) == int(flags[1]), "all workers compute", timeout=30)
         if "--capacity" in flags and "--replicas" not in flags:  # there is room without one worker
             before = owners(up)
             up.command("drain", "0")
@@ -48,10 +49,9 @@ def check(chaos, fabric, flags, extra):
             up.command("drain", "0", "--undo")
         wait_until(lambda: load.finished >= ANSWERS or load.failed or load.wrong, "all answers", timeout=60)
         stuck = load.stop()
-        print(f"{fabric} {' '.join(flags)}: {load.finished} answers, {len(workers)} workers computed, failed {load.failed[:3]}, "
+        print(f"{fabric} {' '.join(flags)}: {load.finished} answers, failed {load.failed[:3]}, "
               f"wrong {load.wrong[:3]}, stuck {stuck}", flush=True)
         assert not load.failed and not load.wrong and not stuck
-        assert len(workers) == int(flags[1]), f"{flags}: only workers {workers} computed anything"
 
 
 def main():

@@ -195,16 +195,16 @@ class Chaos:
                     continue
                 wait_until(lambda: self.replaced(up, victim), "the lost worker is replaced", timeout=60)
                 wait_until(up.whole, "all lost workers are replaced", timeout=60)
-                (pauses if alone else several).append(load.take_pause())
-                if max(pauses[-1:] + several[-1:], default=0) > 1:
-                    print(f"    a pause of {1e3 * max(pauses[-1:] + several[-1:]):.0f} ms after worker {victim['id']} (pid {victim['pid']})",
-                          flush=True)
+                pause = load.take_pause()
+                (pauses if alone else several).append(pause)
+                if pause > 1:
+                    print(f"    a pause of {1e3 * pause:.0f} ms after worker {victim['id']} (pid {victim['pid']})", flush=True)
                     self.tell(up)
                 alone = True
             wait_until(up.whole, "the last lost worker is replaced", timeout=60)
             retries, redispatches = (up.router_metric(f"moiety_{name}_total") for name in ("step_retries", "redispatches"))
             extra = f"undisturbed {self.spell(usual)}, retries {retries:.0f}, asked others {redispatches:.0f}"
-            if retries + redispatches == 0:
+            if retries + redispatches == 0 and count >= 20:
                 self.failures.append(f"{what}: no kill met a step, so nothing was tested")
             if several:
                 extra += f", {len(several)} times several at once: {self.spell(several)}"
@@ -428,7 +428,7 @@ def main():
     parser.add_argument("--json", type=Path, help="write the counts to this file too")
     args = parser.parse_args()
     if args.short:
-        args.kills, args.stops, args.coordinator_kills, args.deploys, args.streams = 4, 4, 3, 5, 8
+        args.kills, args.stops, args.coordinator_kills, args.deploys, args.streams = 4, 4, 7, 5, 8
     print(f"seed {args.seed}, {args.streams} streams", flush=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="moiety-chaos-") as folder:

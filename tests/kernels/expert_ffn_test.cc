@@ -159,6 +159,25 @@ TEST_P(ExpertOf, AGroupedBatchMatchesTheDefinition) {
   }
 }
 
+TEST_P(ExpertOf, RowsOfYMayLieApart) {
+  constexpr std::int32_t kHidden = 40;
+  constexpr std::size_t kStride = 56;
+  const std::int32_t counts[] = {3, 70};
+  const Batch batch(DType::kBF16, kHidden, 33, counts);
+  const auto rows = static_cast<std::size_t>(batch.num_rows);
+  ThreadPool pool(2);
+  GroupedExperts experts;
+  std::vector<float> close(rows * kHidden), apart(rows * kStride, -7.0f);
+  experts.run(batch.rows(GetParam(), 0, batch.num_rows), batch.groups, close.data(), kHidden, pool);
+  experts.run(batch.rows(GetParam(), 0, batch.num_rows), batch.groups, apart.data(), kStride, pool);
+  for (std::size_t row = 0; row < rows; ++row) {
+    ASSERT_EQ(std::memcmp(&apart[row * kStride], &close[row * kHidden], kHidden * sizeof(float)),
+              0);
+    for (std::size_t gap = kHidden; gap < kStride; ++gap)
+      ASSERT_EQ(apart[row * kStride + gap], -7.0f) << "between rows";
+  }
+}
+
 TEST_P(ExpertOf, AnEmptyBatchWritesNothing) {
   const std::int32_t counts[] = {0};
   const Batch batch(DType::kBF16, 32, 48, counts);

@@ -63,7 +63,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels,
 TEST_P(LinearOf, MatchesTheDefinitionForEveryShape) {
   ThreadPool pool(2);
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kI8}) {
-    for (std::int32_t m : {0, 1, 2, 3, 4, 5, 6, 7, 17, 33}) {
+    for (std::int32_t m : {0, 1, 2, 3, 4, 5, 6, 7, 17, 33, 66}) {
       for (std::int32_t n : {0, 1, 16, 17, 79}) {
         for (std::int32_t k : {0, 1, 2, 3, 32, 65}) {
           expect_close(GetParam(), make_problem(dtype, m, n, k, 100 + m), pool);
