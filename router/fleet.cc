@@ -259,13 +259,15 @@ std::chrono::nanoseconds Fleet::allowed(WorkerId id, std::size_t rows) const {
 }
 
 std::chrono::nanoseconds Fleet::hedge_after(std::size_t rows) {
-  auto& after = hedge_after_[static_cast<std::size_t>(std::bit_width(rows))];
-  if (!after) {
-    std::vector<const ReplyTimes*> times;
-    for (const auto& [id, worker] : workers_) times.push_back(&worker.times);
-    after = moiety::hedge_after(times, rows, limits_);
-  }
-  return *after;
+  auto& known = hedge_after_[static_cast<std::size_t>(std::bit_width(rows))];
+  if (known) return *known;
+  std::vector<const ReplyTimes*> times;
+  for (const auto& [id, worker] : workers_) times.push_back(&worker.times);
+  const std::chrono::nanoseconds after = moiety::hedge_after(times, rows, limits_);
+  if (after < std::chrono::hours(1)) return *(known = after);
+  // Too few replies of any one worker.
+  const ReplyTimes* all[] = {&all_times_};
+  return moiety::hedge_after(all, rows, limits_);
 }
 
 void Fleet::owes(WorkerId id, const Owed& owed) {

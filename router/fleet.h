@@ -112,7 +112,8 @@ class Fleet {
   /// How long a reply of so many rows may take; a worker that was not heard yet is judged by the
   /// others.
   std::chrono::nanoseconds allowed(WorkerId worker, std::size_t rows) const;
-  /// As reply_times.h says, by the times of all workers up to the beginning of the step.
+  /// As reply_times.h says, the same for one step once it is known; before, by the replies of all
+  /// workers together.
   std::chrono::nanoseconds hedge_after(std::size_t rows);
   void begin_step() { hedge_after_.fill({}); }
 
