@@ -8,7 +8,6 @@
 #include <cstring>
 #include <random>
 
-#include "common/log.h"
 #include "router/generation_fields.h"
 
 namespace moiety::cli {
@@ -27,9 +26,6 @@ std::uint64_t random_seed() {
 Result<JobMaker> JobMaker::make(const OfflineModel& offline, std::string deployment) {
   MOIETY_ASSIGN(GenerationDefaults defaults,
                 GenerationDefaults::load(offline.checkpoint->folder()));
-  for (const std::string& field : defaults.ignored) {
-    log_warning("generation_config.json: {} is not supported and ignored", field);
-  }
   if (!defaults.temperature) defaults.temperature = 0.0f;
   return JobMaker(offline, std::move(deployment), std::move(defaults));
 }

@@ -102,8 +102,7 @@ Words router_words(const LocalClusterOptions& options,
                    const RunFile& info,
                    std::uint32_t router) {
   std::size_t threads = options.router_threads;
-  if (threads == 0 && options.routers > 1)
-    threads = std::max<std::size_t>(1, available_cores() / options.routers);
+  if (threads == 0 && options.routers > 1) threads = share_of_cores(options.routers);
   Words words = {"--model",
                  model.string(),
                  "--coordinator",

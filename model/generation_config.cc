@@ -4,6 +4,7 @@
 
 #include "checkpoint/config_fields.h"
 #include "common/file.h"
+#include "common/log.h"
 
 namespace moiety {
 namespace {
@@ -93,6 +94,9 @@ Result<GenerationDefaults> GenerationDefaults::load(const std::filesystem::path&
   MOIETY_ASSIGN(const std::string text, read_regular_file(file, kMaxBytes));
   auto defaults = parse(text);
   if (!defaults) return with_context(file.string(), defaults.error());
+  for (const std::string& field : defaults->ignored) {
+    log_warning("{}: {} is not supported and ignored", file.string(), field);
+  }
   return defaults;
 }
 

@@ -24,8 +24,9 @@ struct GenerationDefaults {
   /// Fields that would change what is generated and are not taken over, by name.
   std::vector<std::string> ignored;
 
-  /// Of FOLDER/generation_config.json; all empty when there is no such file. kInvalidArgument names
-  /// the file, the field and what is understood.
+  /// Of FOLDER/generation_config.json; all empty when there is no such file. A line in the log
+  /// names each field that is ignored. kInvalidArgument names the file, the field and what is
+  /// understood.
   static Result<GenerationDefaults> load(const std::filesystem::path& folder);
   static Result<GenerationDefaults> parse(std::string_view json);
 };

@@ -221,9 +221,6 @@ Result<ApiOptions> api_options(const RouterOptions& options, const std::string& 
   api.request_timeout = std::chrono::seconds(options.request_timeout_s);
   if (options.generation_config) {
     MOIETY_ASSIGN(api.defaults, GenerationDefaults::load(options.model));
-    for (const std::string& field : api.defaults.ignored) {
-      log_warning("generation_config.json: {} is not supported and ignored", field);
-    }
   }
   static constexpr std::string_view kRemedy =
       "start the server with --chat-template FILE, or send a prompt to /v1/completions";

@@ -17,9 +17,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// How long wait() polls before it sleeps, where waits have been as short as that lately. Where
-/// they are longer, polling would only take a core from those that are waited for.
-constexpr std::chrono::nanoseconds kSpin = 50us;
 /// Nobody rings for a rank of another host, or when a ring was lost. So a sleep ends after an
 /// eighth of the time since something last moved, within these bounds.
 constexpr std::chrono::nanoseconds kShortestSleep = 50us;
@@ -213,7 +210,7 @@ std::chrono::nanoseconds Engine::sleep_length(Clock::time_point now) const {
 
 Event Engine::wait(Deadline deadline) {
   const auto began = Clock::now();
-  const auto spin = usual_wait_ < kSpin ? kSpin : 0ns;
+  const auto spin = usual_wait_.spin();
   auto spin_until = began + spin;
   Event event;
   for (;;) {
@@ -232,10 +229,8 @@ Event Engine::wait(Deadline deadline) {
       event = std::move(events_.front());
       events_.pop_front();
       if (event.type == Event::Type::kMessage) bytes_received_ += event.payload.size();
-      if (deadline > began) {  // not a look at what is there already
-        const std::chrono::nanoseconds waited = Clock::now() - began;
-        usual_wait_ += (std::min(waited, 4 * kSpin) - usual_wait_) / 8;
-      }
+      // Not of a look at what is there already.
+      if (deadline > began) usual_wait_.add(Clock::now() - began);
       return event;
     }
     if (now >= deadline) return event;

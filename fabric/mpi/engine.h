@@ -18,6 +18,7 @@
 #include "fabric/lane.h"
 #include "fabric/mpi/doorbell.h"
 #include "fabric/mpi/mpi_lane.h"
+#include "fabric/usual_wait.h"
 
 namespace moiety::fabric::mpi {
 
@@ -151,7 +152,7 @@ class Engine {
   Clock::time_point last_moved_ = Clock::now();
   Clock::time_point last_listened_ = Clock::now();
   int rounds_since_moved_ = 0;
-  std::chrono::nanoseconds usual_wait_{std::chrono::milliseconds(1)};  ///< until an event, of late
+  UsualWait usual_wait_;
   std::uint64_t bytes_sent_ = 0;
   std::uint64_t bytes_received_ = 0;
 };

@@ -18,9 +18,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// How long wait() polls before it sleeps, where waits have been as short as that lately. Where
-/// they are longer, polling would only take a core from those that are waited for.
-constexpr std::chrono::nanoseconds kSpin = 50us;
 /// A connection that did not say hello by then is closed.
 constexpr auto kHelloTimeout = 10s;
 /// Progress rounds in a row before wait() looks at what they brought.
@@ -238,7 +235,7 @@ void Engine::sleep(Deadline until) {
 
 Event Engine::wait(Deadline deadline, const std::function<void()>& each_round) {
   const auto began = Clock::now();
-  const auto spin = usual_wait_ < kSpin ? kSpin : 0ns;
+  const auto spin = usual_wait_.spin();
   auto spin_until = began + spin;
   Event event;
   for (;;) {
@@ -253,10 +250,8 @@ Event Engine::wait(Deadline deadline, const std::function<void()>& each_round) {
       event = std::move(events_.front());
       events_.pop_front();
       if (event.type == Event::Type::kMessage) bytes_received_ += event.payload.size();
-      if (deadline > began) {  // not a look at what is there already
-        const std::chrono::nanoseconds waited = Clock::now() - began;
-        usual_wait_ += (std::min(waited, 4 * kSpin) - usual_wait_) / 8;
-      }
+      // Not of a look at what is there already.
+      if (deadline > began) usual_wait_.add(Clock::now() - began);
       return event;
     }
     const auto now = Clock::now();

@@ -17,6 +17,7 @@
 #include "common/result.h"
 #include "fabric/lane.h"
 #include "fabric/ucx/context.h"
+#include "fabric/usual_wait.h"
 
 namespace moiety::fabric::ucx {
 
@@ -188,7 +189,7 @@ class Engine {
   std::list<Fetch> fetches_;
   int closing_ = 0;        ///< endpoints whose close has not completed
   int empty_wakeups_ = 0;  ///< sleeps in a row that ended with nothing to do
-  std::chrono::nanoseconds usual_wait_{std::chrono::milliseconds(1)};  ///< until an event, of late
+  UsualWait usual_wait_;
   std::uint64_t bytes_sent_ = 0;
   std::uint64_t bytes_received_ = 0;
 };
