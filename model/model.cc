@@ -130,10 +130,7 @@ void Pass::embed() {
   for (std::size_t row = 0; row < rows; ++row) {
     MOIETY_CHECK(tokens[row] >= 0 && tokens[row] < arch.vocab_size,
                  "token id outside the vocabulary");
-    const float* embedding = &weights.embedding[size(tokens[row]) * hidden];
-    for (std::size_t i = 0; i < hidden; ++i) {
-      ws.x[row * hidden + i] = arch.embedding_multiplier * embedding[i];
-    }
+    weights.embedding.read(tokens[row], arch.embedding_multiplier, &ws.x[row * hidden]);
   }
 }
 

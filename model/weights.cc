@@ -154,27 +154,36 @@ Result<DenseWeights> load_dense_weights(const Checkpoint& checkpoint,
   const Architecture& arch = checkpoint.architecture();
   const SafetensorsSet& tensors = checkpoint.tensors();
   DenseWeights weights;
-  std::vector<std::optional<Error>> errors(arch.layers.size());
+  constexpr const char* kEmbedding = "model.embed_tokens.weight";
+  // The head is the largest piece: it is begun first.
+  std::vector<std::optional<Error>> errors(1 + arch.layers.size());
   weights.layers.resize(arch.layers.size());
-  pool.parallel_for(arch.layers.size(), [&](std::size_t i, std::size_t) {
-    auto layer = load_layer(checkpoint, static_cast<std::int32_t>(i), dtype);
-    if (layer) {
-      weights.layers[i] = std::move(*layer);
+  pool.parallel_for(errors.size(), [&](std::size_t task, std::size_t) {
+    const auto keep = [&](auto&& loaded, auto& into) {
+      if (loaded) {
+        into = std::move(*loaded);
+      } else {
+        errors[task] = loaded.error();
+      }
+    };
+    if (task == 0) {
+      const MatrixSource head{arch.tie_embeddings ? kEmbedding : "lm_head.weight", 0,
+                              arch.vocab_size, arch.hidden_size};
+      keep(load_matrix(tensors, head, dtype), weights.head);
     } else {
-      errors[i] = layer.error();
+      keep(load_layer(checkpoint, static_cast<std::int32_t>(task - 1), dtype),
+           weights.layers[task - 1]);
     }
   });
   for (const auto& error : errors) {
     if (error) return *error;
   }
-  for (const LayerWeights& layer : weights.layers) weights.num_bytes += layer_bytes(layer);
-  MOIETY_ASSIGN(weights.embedding, load_floats(tensors, "model.embed_tokens.weight", dtype));
+  MOIETY_ASSIGN(weights.embedding, EmbeddingTable::load(tensors, kEmbedding, arch.vocab_size,
+                                                        arch.hidden_size, dtype, pool));
   MOIETY_ASSIGN(weights.final_norm, load_floats(tensors, "model.norm.weight", dtype));
-  const char* head = arch.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-  MOIETY_ASSIGN(weights.head,
-                load_matrix(tensors, {head, 0, arch.vocab_size, arch.hidden_size}, dtype));
-  weights.num_bytes += (weights.embedding.size() + weights.final_norm.size()) * sizeof(float) +
-                       weights.head.num_bytes();
+  weights.num_bytes = weights.embedding.num_bytes() + weights.final_norm.size() * sizeof(float) +
+                      weights.head.num_bytes();
+  for (const LayerWeights& layer : weights.layers) weights.num_bytes += layer_bytes(layer);
   return weights;
 }
 

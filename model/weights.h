@@ -6,6 +6,7 @@
 #include "common/thread_pool.h"
 #include "kernels/expert_ffn.h"
 #include "kernels/packed_matrix.h"
+#include "model/embedding.h"
 
 namespace moiety {
 
@@ -26,14 +27,14 @@ struct LayerWeights {
 };
 
 struct DenseWeights {
-  std::vector<float> embedding;  // [vocab, hidden], values of the serving dtype
+  EmbeddingTable embedding;
   std::vector<LayerWeights> layers;
   std::vector<float> final_norm;  // [hidden]
   kernels::PackedMatrix head;     // [vocab, hidden]
   std::size_t num_bytes = 0;
 };
 
-/// Reads and packs everything but routed experts; layers in parallel in `pool`.
+/// Reads and packs everything but routed experts, in parallel in `pool`.
 Result<DenseWeights> load_dense_weights(const Checkpoint& checkpoint,
                                         DType dtype,
                                         ThreadPool& pool);

@@ -234,14 +234,15 @@ TEST_P(Bits, TheSameForEveryArchitectureRaggedLayersAndMicroBatches) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(AllVariants,
-                         Bits,
-                         ::testing::Combine(::testing::ValuesIn(kernels::supported_variants()),
-                                            ::testing::Values(DType::kF32, DType::kBF16)),
-                         [](const auto& info) {
-                           return std::string(kernels::variant_name(std::get<0>(info.param))) +
-                                  "_" + std::string(dtype_name(std::get<1>(info.param)));
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    AllVariants,
+    Bits,
+    ::testing::Combine(::testing::ValuesIn(kernels::supported_variants()),
+                       ::testing::Values(DType::kF32, DType::kBF16, DType::kI8)),
+    [](const auto& info) {
+      return std::string(kernels::variant_name(std::get<0>(info.param))) + "_" +
+             std::string(dtype_name(std::get<1>(info.param)));
+    });
 
 TEST(BitsOfTheBundledModel, ClusterEqualsEmbeddedModeForEveryPlacement) {
   Embedded embedded(source_path("models/moiety-tiny-emo"), DType::kBF16,

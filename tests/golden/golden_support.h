@@ -140,14 +140,16 @@ struct Embedded {
   std::unique_ptr<LocalMoe> experts;
   planner::ModelShape shape;
 
+  /// `expert_dtype` is the type of routed experts; the dense part is BF16 beside I8, else the same.
   Embedded(const std::string& folder,
-           DType dtype,
+           DType expert_dtype,
            kernels::Variant variant,
            std::size_t threads = 2) {
+    const DType dtype = expert_dtype == DType::kI8 ? DType::kBF16 : expert_dtype;
     checkpoint = std::make_unique<Checkpoint>(must(Checkpoint::open(folder)));
-    shape = model_shape(*checkpoint, dtype);
+    shape = model_shape(*checkpoint, expert_dtype);
     pool = std::make_unique<ThreadPool>(threads);
-    store = std::make_unique<ExpertStore>(*checkpoint, dtype);
+    store = std::make_unique<ExpertStore>(*checkpoint, expert_dtype);
     if (auto loaded = store->load(all_routed_experts(checkpoint->architecture())); !loaded) {
       ADD_FAILURE() << loaded.error().message;
     }

@@ -32,7 +32,7 @@ class LoopbackFleet {
   /// Starts a worker; one that runs under this id is killed first.
   void start(WorkerId id, std::uint64_t incarnation, const std::vector<ExpertId>& experts) {
     kill(id);
-    auto worker = std::make_unique<Worker>(*reference_.checkpoint, reference_.model->dtype(),
+    auto worker = std::make_unique<Worker>(*reference_.checkpoint, reference_.store->dtype(),
                                            reference_.model->variant());
     worker->port = network_.make_port({id.value, incarnation, kToken});
     worker->endpoint = {id, incarnation, worker->port->address()};
@@ -133,7 +133,7 @@ class LoopbackCluster {
     options.dtype = lane_dtype.value_or(reference.model->dtype());
     options.reply.floor = options.reply.cap = reply_timeout;
     options.reply.hedge_floor = hedge_floor;
-    options.local = LocalExpertOptions{reference.checkpoint.get(), reference.model->dtype(),
+    options.local = LocalExpertOptions{reference.checkpoint.get(), reference.store->dtype(),
                                        reference.model->variant(), reference.pool.get(),
                                        [this](Epoch, const Error& why) {
                                          const std::lock_guard lock(mutex_);

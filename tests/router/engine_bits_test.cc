@@ -38,11 +38,12 @@ Outcome outcome_of(Heard& heard) {
   return outcome;
 }
 
-class EngineBitsTest : public testing::EngineTest {
+class EngineBitsTest : public testing::EngineTest,
+                       public ::testing::WithParamInterface<std::tuple<kernels::Variant, DType>> {
  protected:
   static constexpr std::int32_t kRequests = 12;
 
-  EngineBitsTest() {
+  EngineBitsTest() : EngineTest(std::get<0>(GetParam()), std::get<1>(GetParam())) {
     view_.deployments.push_back({"b", random_kept(embedded_.arch(), 6, 2), false});
   }
 
@@ -98,7 +99,7 @@ class EngineBitsTest : public testing::EngineTest {
   std::int32_t max_tokens_ = 20;
 };
 
-TEST_F(EngineBitsTest, InAnyBatchAndAnyChunksCachedOrNot) {
+TEST_P(EngineBitsTest, InAnyBatchAndAnyChunksCachedOrNot) {
   const std::vector<Outcome> expected = alone();
   for (const std::int32_t budget : {1, 7, 512}) {
     for (const bool prefix_cache : {true, false}) {
@@ -116,7 +117,7 @@ TEST_F(EngineBitsTest, InAnyBatchAndAnyChunksCachedOrNot) {
   }
 }
 
-TEST_F(EngineBitsTest, PreemptedManyTimes) {
+TEST_P(EngineBitsTest, PreemptedManyTimes) {
   // Short prompts get in together, grow to 5 or 6 blocks each and push each other out.
   prompt_step_ = 3;
   max_tokens_ = 70;
@@ -139,7 +140,7 @@ TEST_F(EngineBitsTest, PreemptedManyTimes) {
   }
 }
 
-TEST_F(EngineBitsTest, WhatABlockHeldBeforeDoesNotMatter) {
+TEST_P(EngineBitsTest, WhatABlockHeldBeforeDoesNotMatter) {
   // A sequence that failed may leave anything behind, values that are not numbers included.
   const Model& model = *embedded_.model;
   const GenerateRequest request = numbered(4);
@@ -167,7 +168,7 @@ TEST_F(EngineBitsTest, WhatABlockHeldBeforeDoesNotMatter) {
   EXPECT_TRUE(testing::same_bits(logits(std::byte{0}), logits(std::byte{0xff})));
 }
 
-TEST_F(EngineBitsTest, AHitIsReportedAndChangesNothing) {
+TEST_P(EngineBitsTest, AHitIsReportedAndChangesNothing) {
   const auto engine = make_engine();
   GenerateRequest request = numbered(4);
   request.prompt.resize(50, 9);
@@ -190,7 +191,7 @@ TEST_F(EngineBitsTest, AHitIsReportedAndChangesNothing) {
   }
 }
 
-TEST_F(EngineBitsTest, SubsetsShareNoBlocksWhateverTheirNames) {
+TEST_P(EngineBitsTest, SubsetsShareNoBlocksWhateverTheirNames) {
   GenerateRequest request = numbered(1);
   request.deployment = "a";
   request.prompt.resize(50, 9);
@@ -223,7 +224,7 @@ TEST_F(EngineBitsTest, SubsetsShareNoBlocksWhateverTheirNames) {
 }
 
 /// Requests that come and go at random in a pool that is too small for them.
-TEST_F(EngineBitsTest, UnderARandomScheduleWithASmallPool) {
+TEST_P(EngineBitsTest, UnderARandomScheduleWithASmallPool) {
   prompt_step_ = 8;
   max_tokens_ = 40;
   const std::vector<Outcome> expected = alone();
@@ -274,6 +275,16 @@ TEST_F(EngineBitsTest, UnderARandomScheduleWithASmallPool) {
   }
   EXPECT_GT(preemptions, 0u);
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    AllVariants,
+    EngineBitsTest,
+    ::testing::Combine(::testing::ValuesIn(kernels::supported_variants()),
+                       ::testing::Values(DType::kF32, DType::kBF16, DType::kI8)),
+    [](const auto& info) {
+      return std::string(kernels::variant_name(std::get<0>(info.param))) + "_" +
+             std::string(dtype_name(std::get<1>(info.param)));
+    });
 
 }  // namespace
 }  // namespace moiety

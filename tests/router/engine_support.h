@@ -61,10 +61,9 @@ class Heard {
 /// A golden checkpoint in embedded mode; deployments "" (all experts) and "a".
 class EngineTest : public ::testing::Test {
  protected:
-  EngineTest()
-      : embedded_(source_path("tests/golden/fixtures/emo"),
-                  DType::kBF16,
-                  must(kernels::choose_variant("auto"))) {
+  explicit EngineTest(kernels::Variant variant = must(kernels::choose_variant("auto")),
+                      DType expert_dtype = DType::kBF16)
+      : embedded_(source_path("tests/golden/fixtures/emo"), expert_dtype, variant) {
     view_.placement.epoch = Epoch{1};
     view_.deployments = {{"", planner::keep_all(embedded_.shape), false},
                          {"a", random_kept(embedded_.arch(), 5, 1), false}};
