@@ -8,10 +8,47 @@
 namespace moiety::kernels::avx2 {
 namespace {
 
-// One k of a panel in F32, or one pair of k in BF16.
-constexpr std::ptrdiff_t kStepBytes = 64;
-// One pair of k in I8.
-constexpr std::ptrdiff_t kStepBytesI8 = 32;
+// I8 weights are converted from the top byte of an integer, which makes them 2^24 times as large:
+// exactly, so that the chain's bits are the same once the scale takes it away.
+constexpr float kUnscaleI8 = 0x1p-24f;
+
+/// Where a panel's weights of the k-th of a group of k lie, from the group's first byte on.
+template <WeightType kType>
+constexpr std::ptrdiff_t offset_of(int k) {
+  return kType == WeightType::kF32    ? k * 64
+         : kType == WeightType::kBF16 ? k / 2 * 64  // pairs of k
+                                      : k / 2 * 32;
+}
+// k's that one round of a loop takes.
+constexpr int kGroup = 4;
+
+/// Columns 8 * kHalf to 8 * kHalf + 7 of a panel at one k, as floats; `group` is where the k's
+/// group begins. A pair of BF16 is 32 bits: the even k is the lower half, the odd k the upper,
+/// which is a float once the lower is cleared.
+template <WeightType kType, int kK, int kHalf>
+[[gnu::always_inline]] inline __m256 load_weights(const std::byte* group) {
+  const std::byte* p = group + offset_of<kType>(kK);
+  if constexpr (kType == WeightType::kF32) {
+    return _mm256_load_ps(reinterpret_cast<const float*>(p) + 8 * kHalf);
+  } else if constexpr (kType == WeightType::kBF16) {
+    const __m256i pairs = _mm256_load_si256(reinterpret_cast<const __m256i*>(p) + kHalf);
+    const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    return _mm256_castsi256_ps(kK % 2 == 0 ? _mm256_slli_epi32(pairs, 16)
+                                           : _mm256_and_si256(pairs, upper));
+  } else {
+    const __m256i pairs =
+        _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p) + kHalf));
+    // Every second byte to the top of 32 bits: columns 0 to 3 in the lower lane, 4 to 7 in the
+    // upper.
+    constexpr char kNone = -128;
+    constexpr char k0 = kK % 2;
+    const __m256i top = _mm256_setr_epi8(
+        kNone, kNone, kNone, k0, kNone, kNone, kNone, k0 + 2, kNone, kNone, kNone, k0 + 4, kNone,
+        kNone, kNone, k0 + 6, kNone, kNone, kNone, k0 + 8, kNone, kNone, kNone, k0 + 10, kNone,
+        kNone, kNone, k0 + 12, kNone, kNone, kNone, k0 + 14);
+    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(pairs, top));
+  }
+}
 
 /// Sums of kRows x kPanels panels; a panel's 16 columns are two vectors.
 template <int kRows, int kPanels>
@@ -20,16 +57,20 @@ struct Sums {
   __m256 high[kRows][kPanels];
 };
 
-/// The rows of x at one k. Two pointers reach six rows without a register for each.
+/// The rows of x at one k. Two pointers and one distance reach six rows.
 struct Inputs {
   const float* first;   ///< rows 0, 1, 2
   const float* second;  ///< rows 3, 4, 5
   std::ptrdiff_t stride;
 
+  /// Pointers to rows that a block has not are never formed.
+  template <int kRows>
+  static Inputs of(const float* x, std::ptrdiff_t stride) {
+    return {x, kRows > 3 ? x + 3 * stride : x, stride};
+  }
   template <int kRow>
-  [[gnu::always_inline]] __m256 broadcast(std::ptrdiff_t offset) const {
-    const float* row = kRow < 3 ? first + kRow * stride : second + (kRow - 3) * stride;
-    return _mm256_broadcast_ss(row + offset);
+  [[gnu::always_inline]] __m256 broadcast(int k) const {
+    return _mm256_broadcast_ss((kRow < 3 ? first : second) + kRow % 3 * stride + k);
   }
   [[gnu::always_inline]] void advance(std::ptrdiff_t count) {
     first += count;
@@ -37,40 +78,18 @@ struct Inputs {
   }
 };
 
-enum class Half { kF32, kEven, kOdd, kEvenI8, kOddI8 };
-
-/// 8 weights as floats; `p` is where their pairs begin. A pair of BF16 is 32 bits: the even k is
-/// the lower half, the odd k the upper, which is a float once the lower is cleared.
-template <Half kHalf>
-[[gnu::always_inline]] inline __m256 load_weights(const std::byte* p) {
-  if constexpr (kHalf == Half::kEvenI8 || kHalf == Half::kOddI8) {
-    const __m256i wide = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
-    const __m256i one = kHalf == Half::kEvenI8 ? _mm256_slli_epi32(wide, 16) : wide;
-    return _mm256_cvtepi32_ps(_mm256_srai_epi32(one, 16));
-  }
-  const __m256i bits = _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
-  if constexpr (kHalf == Half::kEven) return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
-  if constexpr (kHalf == Half::kOdd) {
-    return _mm256_castsi256_ps(
-        _mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
-  }
-  return _mm256_castsi256_ps(bits);
-}
-
 /// Adds the products of one k to every sum.
-template <int kRows, int kPanels, Half kHalf>
-[[gnu::always_inline]] inline void add_products(const std::byte* weights,
+template <WeightType kType, int kK, int kRows, int kPanels>
+[[gnu::always_inline]] inline void add_products(const std::byte* group,
                                                 std::ptrdiff_t panel_bytes,
                                                 const Inputs& inputs,
                                                 Sums<kRows, kPanels>& sums) {
   unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
-    const std::byte* panel = weights + p.value * panel_bytes;
-    const __m256 low = load_weights<kHalf>(panel);
-    constexpr bool kIsI8 = kHalf == Half::kEvenI8 || kHalf == Half::kOddI8;
-    const __m256 high = load_weights<kHalf>(panel + (kIsI8 ? 16 : 32));
+    const std::byte* panel = group + p.value * panel_bytes;
+    const __m256 low = load_weights<kType, kK, 0>(panel);
+    const __m256 high = load_weights<kType, kK, 1>(panel);
     unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
-      const __m256 input =
-          inputs.broadcast<r.value>(kHalf == Half::kOdd || kHalf == Half::kOddI8 ? 1 : 0);
+      const __m256 input = inputs.broadcast<r.value>(kK);
       __m256& low_sum = sums.low[r.value][p.value];
       __m256& high_sum = sums.high[r.value][p.value];
       low_sum = _mm256_fmadd_ps(input, low, low_sum);
@@ -82,43 +101,45 @@ template <int kRows, int kPanels, Half kHalf>
   });
 }
 
-template <int kRows, int kPanels>
-[[gnu::always_inline]] inline void accumulate_f32(const LinearTile& tile,
-                                                  const std::byte* weights,
-                                                  Inputs inputs,
-                                                  Sums<kRows, kPanels>& sums) {
-  const std::ptrdiff_t panel_bytes = tile.panel_bytes;
-  for (std::int32_t k = tile.k; k > 0; --k) {
-    add_products<kRows, kPanels, Half::kF32>(weights, panel_bytes, inputs, sums);
-    weights += kStepBytes;
-    inputs.advance(1);
+/// Adds the products of `count` k's. kFetch: bytes from a panel's weights to those that shall be
+/// fetched meanwhile; 0 fetches nothing.
+template <WeightType kType, int kFetch, int kRows, int kPanels>
+[[gnu::always_inline]] inline void accumulate(const std::byte* weights,
+                                              std::ptrdiff_t panel_bytes,
+                                              std::int32_t count,
+                                              Inputs inputs,
+                                              Sums<kRows, kPanels>& sums) {
+  constexpr int kLines = static_cast<int>(offset_of<kType>(kGroup) / 64);
+  for (; count >= kGroup; count -= kGroup) {
+    if constexpr (kFetch != 0) {
+      unrolled<kPanels * kLines>([&](auto i) __attribute__((always_inline)) {
+        _mm_prefetch(reinterpret_cast<const char*>(weights + i.value / kLines * panel_bytes +
+                                                   kFetch + i.value % kLines * 64),
+                     _MM_HINT_T0);
+      });
+    }
+    unrolled<kGroup>([&](auto k) __attribute__((always_inline)) {
+      add_products<kType, k.value>(weights, panel_bytes, inputs, sums);
+    });
+    weights += offset_of<kType>(kGroup);
+    inputs.advance(kGroup);
   }
+  if (count > 0) add_products<kType, 0>(weights, panel_bytes, inputs, sums);
+  if (count > 1) add_products<kType, 1>(weights, panel_bytes, inputs, sums);
+  if (count > 2) add_products<kType, 2>(weights, panel_bytes, inputs, sums);
 }
 
-/// BF16 or I8: pairs of k.
-template <int kRows, int kPanels, Half kEven, Half kOdd, std::ptrdiff_t kBytes>
-[[gnu::always_inline]] inline void accumulate_pairs(const LinearTile& tile,
-                                                    const std::byte* weights,
-                                                    Inputs inputs,
-                                                    Sums<kRows, kPanels>& sums) {
-  const std::ptrdiff_t panel_bytes = tile.panel_bytes;
-  for (std::int32_t k = tile.k; k > 1; k -= 2) {
-    add_products<kRows, kPanels, kEven>(weights, panel_bytes, inputs, sums);
-    add_products<kRows, kPanels, kOdd>(weights, panel_bytes, inputs, sums);
-    weights += kBytes;
-    inputs.advance(2);
+/// Multiplies a panel's sums of one row by their scales, if any, and writes those that are columns
+/// of y. `column` is the panel's first.
+[[gnu::always_inline]] inline void store(
+    const LinearTile& tile, std::int32_t row, std::int32_t column, __m256 low, __m256 high) {
+  if (tile.scales != nullptr) {
+    const __m256 unscale = _mm256_set1_ps(kUnscaleI8);
+    low = _mm256_mul_ps(low, _mm256_mul_ps(unscale, _mm256_loadu_ps(tile.scales + column)));
+    high = _mm256_mul_ps(high, _mm256_mul_ps(unscale, _mm256_loadu_ps(tile.scales + column + 8)));
   }
-  if (tile.k % 2 != 0) {  // the last k of an odd count has no partner
-    add_products<kRows, kPanels, kEven>(weights, panel_bytes, inputs, sums);
-  }
-}
-
-/// The first `columns` of 16 sums.
-[[gnu::always_inline]] inline void store_columns(__m256 low,
-                                                 __m256 high,
-                                                 std::int32_t columns,
-                                                 float* y) {
-  if (columns >= kPanelColumns) {
+  float* y = tile.y + row * tile.y_stride + (column - tile.panel_begin * kPanelColumns);
+  if (tile.n - column >= kPanelColumns) {
     _mm256_storeu_ps(y, low);
     _mm256_storeu_ps(y + 8, high);
     return;
@@ -126,7 +147,7 @@ template <int kRows, int kPanels, Half kEven, Half kOdd, std::ptrdiff_t kBytes>
   alignas(32) float all[kPanelColumns];
   _mm256_store_ps(all, low);
   _mm256_store_ps(all + 8, high);
-  for (std::int32_t c = 0; c < columns; ++c) y[c] = all[c];
+  for (std::int32_t c = 0; c < tile.n - column; ++c) y[c] = all[c];
 }
 
 struct Kernel {
@@ -135,35 +156,25 @@ struct Kernel {
   template <int kRows, int kPanels>
   static void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {
     const std::byte* weights = tile.weights + panel * tile.panel_bytes;
-    const float* x = tile.x + row * tile.x_stride;
-    // Pointers to rows that the block has not are never formed.
-    const Inputs inputs{x, kRows > 3 ? x + 3 * tile.x_stride : x, tile.x_stride};
+    const Inputs inputs = Inputs::of<kRows>(tile.x + row * tile.x_stride, tile.x_stride);
+    // One panel at a time is fetched too late by the CPU itself, several better without help.
+    constexpr int kFetch = kPanels == 1 ? 4096 : 0;
     Sums<kRows, kPanels> sums = {};
     switch (tile.type) {
       case WeightType::kF32:
-        accumulate_f32<kRows, kPanels>(tile, weights, inputs, sums);
+        accumulate<WeightType::kF32, kFetch>(weights, tile.panel_bytes, tile.k, inputs, sums);
         break;
       case WeightType::kBF16:
-        accumulate_pairs<kRows, kPanels, Half::kEven, Half::kOdd, kStepBytes>(tile, weights, inputs,
-                                                                              sums);
+        accumulate<WeightType::kBF16, kFetch>(weights, tile.panel_bytes, tile.k, inputs, sums);
         break;
       case WeightType::kI8:
-        accumulate_pairs<kRows, kPanels, Half::kEvenI8, Half::kOddI8, kStepBytesI8>(tile, weights,
-                                                                                    inputs, sums);
+        accumulate<WeightType::kI8, kFetch>(weights, tile.panel_bytes, tile.k, inputs, sums);
         break;
     }
     unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
       unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
-        const std::int32_t first = (panel + p.value) * kPanelColumns;
-        __m256 low = sums.low[r.value][p.value];
-        __m256 high = sums.high[r.value][p.value];
-        if (tile.scales != nullptr) {
-          low = _mm256_mul_ps(low, _mm256_loadu_ps(tile.scales + first));
-          high = _mm256_mul_ps(high, _mm256_loadu_ps(tile.scales + first + 8));
-        }
-        store_columns(
-            low, high, tile.n - first,
-            tile.y + (row + r.value) * tile.y_stride + (first - tile.panel_begin * kPanelColumns));
+        store(tile, row + r.value, (panel + p.value) * kPanelColumns, sums.low[r.value][p.value],
+              sums.high[r.value][p.value]);
       });
     });
   }

@@ -276,15 +276,25 @@ TEST_P(EngineBitsTest, UnderARandomScheduleWithASmallPool) {
   EXPECT_GT(preemptions, 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    AllVariants,
-    EngineBitsTest,
-    ::testing::Combine(::testing::ValuesIn(kernels::supported_variants()),
-                       ::testing::Values(DType::kF32, DType::kBF16, DType::kI8)),
-    [](const auto& info) {
-      return std::string(kernels::variant_name(std::get<0>(info.param))) + "_" +
-             std::string(dtype_name(std::get<1>(info.param)));
-    });
+/// What people serve with: BF16 on every variant that the machine has, the other types on the best.
+std::vector<std::tuple<kernels::Variant, DType>> served() {
+  std::vector<std::tuple<kernels::Variant, DType>> all;
+  for (const auto variant : kernels::supported_variants()) {
+    if (variant != kernels::Variant::kReference) all.emplace_back(variant, DType::kBF16);
+  }
+  const auto best = must(kernels::choose_variant("auto"));
+  all.emplace_back(best, DType::kF32);
+  all.emplace_back(best, DType::kI8);
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Served,
+                         EngineBitsTest,
+                         ::testing::ValuesIn(served()),
+                         [](const auto& info) {
+                           return std::string(kernels::variant_name(std::get<0>(info.param))) +
+                                  "_" + std::string(dtype_name(std::get<1>(info.param)));
+                         });
 
 }  // namespace
 }  // namespace moiety
