@@ -1,6 +1,7 @@
 // Who may connect, and what workers and routers say.
 #include <algorithm>
 #include <iterator>
+#include <limits>
 #include <utility>
 
 #include "common/secret.h"
@@ -8,6 +9,14 @@
 #include "proto/channel.h"
 
 namespace moiety::coordinator {
+
+namespace {
+
+/// Ids that are assigned are above every id that a router had, so those that routers are started
+/// with must leave some.
+constexpr std::uint32_t kLastRouterIdOfItsOwn = 0x7fff'ffff;
+
+}  // namespace
 
 bool is_in_model(const planner::ModelShape& model, ExpertId id) {
   return id.layer >= 0 && id.expert >= 0 &&
@@ -61,6 +70,28 @@ void ClusterState::on(const PeerHello& event) {
   refuse(event.connection,
          fail(ErrorCode::kInvalidArgument,
               "only workers and routers connect here; administration is over HTTP"));
+}
+
+Error ClusterState::id_is_taken(const std::string& who,
+                                Clock::time_point last_heard,
+                                std::optional<Contender>& contender,
+                                const proto::Hello& hello) const {
+  const bool known =
+      contender && contender->incarnation == hello.incarnation && contender->pid == hello.pid;
+  if (!known) contender = Contender{hello.incarnation, hello.pid, now_};
+  // What was under way when a host vanished may arrive later, but not a heartbeat of its own time.
+  if (last_heard > contender->since + config_.lease_ttl / 3) {
+    return fail(ErrorCode::kAlreadyExists,
+                fmt::format("{} is already connected, and its heartbeats come: two processes were "
+                            "given one id; give this one another --id, or none",
+                            who));
+  }
+  const auto silent =
+      std::chrono::duration_cast<std::chrono::milliseconds>(now_ - last_heard).count();
+  return fail(ErrorCode::kUnavailable,
+              fmt::format("{} is already connected (heard {} ms ago): this process is let in when "
+                          "that connection has ended or was silent for its lease of {} ms",
+                          who, silent, config_.lease_ttl.count()));
 }
 
 std::optional<WorkerId> ClusterState::free_worker_id(const proto::Hello& hello) const {
@@ -118,10 +149,14 @@ void ClusterState::welcome_worker(const PeerHello& event) {
   const bool same_process = joined.incarnation == hello.incarnation;
   if (joined.connection) {
     if (!same_process) {
-      return refuse(event.connection,
-                    fail(ErrorCode::kAlreadyExists,
-                         fmt::format("worker {} is already connected (incarnation {})", id.value,
-                                     joined.incarnation)));
+      // Of a fleet of our own the former process has ended before the next one starts.
+      return refuse(event.connection, config_.static_fleet
+                                          ? id_is_taken(fmt::format("worker {}", id.value),
+                                                        joined.last_heard, joined.contender, hello)
+                                          : fail(ErrorCode::kAlreadyExists,
+                                                 fmt::format("worker {} is already connected "
+                                                             "(incarnation {})",
+                                                             id.value, joined.incarnation)));
     }
     // Its side of the connection ended first, and ours has not noticed.
     act(CloseConnection{*joined.connection});
@@ -167,6 +202,7 @@ void ClusterState::welcome_worker(const PeerHello& event) {
   joined.hello = hello;
   joined.stats = {};
   joined.stats_due = true;
+  joined.contender.reset();
   joined.last_heard = now_;
   worker_connections_[event.connection] = id;
   welcome(event.connection, id.value);
@@ -190,6 +226,14 @@ void ClusterState::welcome_router(const PeerHello& event) {
            router.hello.http_address == hello.http_address;
   };
   RouterId id{hello.id.value_or(0)};
+  // One that was assigned comes back.
+  if (hello.id && id.value > kLastRouterIdOfItsOwn && id.value >= router_counter_) {
+    return refuse(event.connection,
+                  fail(ErrorCode::kInvalidArgument,
+                       fmt::format("router id {} is above {}: give this router a smaller --id, or "
+                                   "none",
+                                   id.value, kLastRouterIdOfItsOwn)));
+  }
   if (!hello.id) {
     const auto back = std::find_if(routers_.begin(), routers_.end(), [&](const auto& entry) {
       return is_same_process(entry.second);
@@ -202,6 +246,11 @@ void ClusterState::welcome_router(const PeerHello& event) {
       while (routers_.contains(id)) ++id.value;
     }
   }
+  if (id.value == std::numeric_limits<std::uint32_t>::max()) {
+    return refuse(event.connection,
+                  fail(ErrorCode::kResourceExhausted,
+                       "every router id has been assigned: give this router an --id of its own"));
+  }
   if (id.value >= router_counter_) {
     router_counter_ = id.value + 1;
     durable_changed_ = true;
@@ -210,10 +259,8 @@ void ClusterState::welcome_router(const PeerHello& event) {
   const bool same_process = is_same_process(router);
   if (router.connection) {
     if (!same_process) {
-      return refuse(
-          event.connection,
-          fail(ErrorCode::kAlreadyExists,
-               fmt::format("router {} is already connected; give another id or none", id.value)));
+      return refuse(event.connection, id_is_taken(fmt::format("router {}", id.value),
+                                                  router.last_heard, router.contender, hello));
     }
     act(CloseConnection{*router.connection});
     router_connections_.erase(*router.connection);
@@ -226,6 +273,7 @@ void ClusterState::welcome_router(const PeerHello& event) {
     router.oldest = router.active;
   }
   router.connection = event.connection;
+  router.contender.reset();
   router.hello = hello;
   router.last_heard = now_;
   router_connections_[event.connection] = id;

@@ -70,8 +70,14 @@ void ClusterState::on(const Tick&) {
     note(LogLevel::kWarning,
          fmt::format("the coordinator itself paused for {} ms: every lease starts anew",
                      duration_cast<milliseconds>(now_ - last_tick_).count()));
-    for (Worker& each : workers_) each.last_heard = now_;
-    for (auto& [id, router] : routers_) router.last_heard = now_;
+    for (Worker& each : workers_) {
+      each.last_heard = now_;
+      each.contender.reset();  // nobody was heard
+    }
+    for (auto& [id, router] : routers_) {
+      router.last_heard = now_;
+      router.contender.reset();
+    }
   }
   last_tick_ = now_;
 

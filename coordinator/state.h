@@ -118,6 +118,13 @@ class ClusterState {
     std::optional<std::uint64_t> dispatches;  // by the first heartbeat after it
   };
 
+  /// Another process that asks for the id of one that is connected.
+  struct Contender {
+    std::uint64_t incarnation = 0;
+    std::int64_t pid = 0;
+    Clock::time_point since;
+  };
+
   struct Worker {
     enum class Process : std::uint8_t { kNone, kRunning, kStopping, kKilled };
     Process process = Process::kNone;  // in a static fleet kRunning means: let in
@@ -138,6 +145,7 @@ class ClusterState {
     bool load_is_late = false;        // and the log says so
     Clock::time_point load_again_at;  // after a failed load
     std::optional<Suspicion> suspicion;
+    std::optional<Contender> contender;
     bool stats_due = false;  // what it holds changed and no heartbeat has said so yet
     bool retired = false;    // by a drain
     bool lost = false;       // ended against our will and not back yet
@@ -153,6 +161,7 @@ class ClusterState {
   struct Router {
     std::optional<ConnectionId> connection;  // empty: closed; it may come back until `gone_at`
     Clock::time_point gone_at;
+    std::optional<Contender> contender;
     proto::Hello hello;
     Epoch oldest;  // it may use this epoch and later ones; 0 = none was sent
     Epoch active;  // the last that it confirmed
@@ -226,6 +235,14 @@ class ClusterState {
   /// The id of a worker of a static fleet that gave none; nullopt: all are taken.
   std::optional<WorkerId> free_worker_id(const proto::Hello& hello) const;
   void welcome_router(const PeerHello& event);
+  /// What a process hears that asks for the id of another one, `who`, which is connected and was
+  /// heard at `last_heard`. kUnavailable: it may be the successor of one whose end nobody saw (its
+  /// host vanished), so it asks again until the connection or the lease has ended. kAlreadyExists:
+  /// the other one has been heard since, so two were given one id.
+  Error id_is_taken(const std::string& who,
+                    Clock::time_point last_heard,
+                    std::optional<Contender>& contender,
+                    const proto::Hello& hello) const;
   void on_worker_message(WorkerId id, const proto::ControlMessage& message);
   void on_router_message(RouterId id, const proto::ControlMessage& message);
   /// Its connection is gone; it may serve on and come back.

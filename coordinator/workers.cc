@@ -231,6 +231,7 @@ void ClusterState::forget(Worker& gone) {
   gone.load_again_at = {};
   gone.loading = false;
   gone.suspicion.reset();
+  gone.contender.reset();
   gone.stats_due = false;
 }
 

@@ -9,6 +9,8 @@ namespace {
 
 constexpr std::chrono::milliseconds kFirstBackoff{50};
 constexpr std::chrono::milliseconds kLastBackoff{1000};
+/// How often the log says that there is still no connection.
+constexpr std::chrono::seconds kReminder{10};
 
 }  // namespace
 
@@ -75,6 +77,7 @@ Error ControlClient::converse() {
 void ControlClient::loop() {
   last_alive_ = Clock::now();
   std::chrono::milliseconds backoff = kFirstBackoff;
+  Clock::time_point said_at = Clock::time_point::min();
   for (;;) {
     const Clock::time_point began = Clock::now();
     const Error why = converse();
@@ -91,7 +94,11 @@ void ControlClient::loop() {
       callbacks_.on_orphaned(with_context("coordinator at " + options_.address, why));
       return;
     }
-    log_debug("coordinator at {}: {}; trying again", options_.address, why.message);
+    // Said of each connection that ended, and now and then while there is none.
+    if (last_alive_ > said_at || Clock::now() - said_at > kReminder) {
+      log_warning("coordinator at {}: {}; trying again", options_.address, why.message);
+      said_at = Clock::now();
+    }
     wake_.wait_for(lock, backoff, [&] { return stop_; });
     if (stop_) return;
     backoff = std::min(2 * backoff, kLastBackoff);

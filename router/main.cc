@@ -18,8 +18,10 @@ int main(int argc, char** argv) {
       "environment variable MOIETY_TOKEN.");
   moiety::add_router_flags(app, options);
   app.add_option("--coordinator", options.coordinator, "Coordinator's control address, HOST:PORT");
-  app.add_option("--id", options.id,
-                 "Router id, unique in the cluster; the coordinator assigns one unless given");
+  app.add_option(
+      "--id", options.id,
+      "Router id, unique in the cluster, at most 2147483647; the coordinator assigns one "
+      "unless given");
   app.add_option("--fabric", options.fabric,
                  "What carries tokens to workers: ucx (they come and go), or mpi (this process was "
                  "started by mpirun or srun, in one world with them)")

@@ -250,7 +250,16 @@ void Simulation::break_connection(WorkerId id) {
 std::string Simulation::knock(proto::Hello hello) {
   const ConnectionId connection = new_connection();
   event(PeerHello{connection, std::move(hello), "test"});
-  return refusals_[connection];
+  const auto refusal = refusals_.find(connection);
+  return refusal == refusals_.end() ? "" : refusal->second.message;
+}
+
+std::optional<ErrorCode> Simulation::knock_code(proto::Hello hello) {
+  const ConnectionId connection = new_connection();
+  event(PeerHello{connection, std::move(hello), "test"});
+  const auto refusal = refusals_.find(connection);
+  if (refusal == refusals_.end()) return std::nullopt;
+  return refusal->second.code;
 }
 
 void Simulation::check_publish(const EpochView& view) {
@@ -369,7 +378,7 @@ void Simulation::perform(const Action& action) {
     }
   } else if (const auto* send = std::get_if<Send>(&action)) {
     if (const auto* refuse = std::get_if<proto::Refuse>(&send->message)) {
-      refusals_[send->connection] = refuse->error.message;
+      refusals_[send->connection] = refuse->error;
     }
     for (auto& [id, process] : processes) {
       if (process.connection != send->connection) continue;

@@ -82,6 +82,8 @@ class Simulation {
   void break_connection(WorkerId id);  // the process lives on
   /// Sends a Hello as nobody in particular; gives the refusal's text, or "" when it is welcome.
   std::string knock(proto::Hello hello);
+  /// The same; gives the refusal's code.
+  std::optional<ErrorCode> knock_code(proto::Hello hello);
 
   /// Moves messages until none is left. No time passes.
   void run();
@@ -160,7 +162,7 @@ class Simulation {
   Epoch last_published_;
   // What each incarnation confirmed to the state machine and was not told to drop since.
   std::map<std::pair<WorkerId, std::uint64_t>, std::set<ExpertId>> confirmed_;
-  std::map<ConnectionId, std::string> refusals_;
+  std::map<ConnectionId, Error> refusals_;
   std::deque<ConnectionId> closing_;
 };
 

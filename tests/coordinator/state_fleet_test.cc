@@ -516,6 +516,85 @@ TEST_F(Static, WorkersWithoutAnIdGetOne) {
   EXPECT_THAT(sim.knock(sim.hello(proto::Role::kWorker, 7, 9003)), HasSubstr("--workers 4"));
 }
 
+TEST_F(Static, AWorkerWhoseHostVanishedComesBackUnderItsId) {
+  sim.freeze(WorkerId{1});  // its connection stays, and nothing comes over it
+  proto::Hello again = sim.hello(proto::Role::kWorker, 1, 9001);
+  EXPECT_EQ(sim.knock_code(again), ErrorCode::kUnavailable) << "it is to ask again";
+  sim.advance(1s);
+  EXPECT_THAT(sim.knock(again),
+              AllOf(HasSubstr("worker 1 is already connected"), HasSubstr("its lease of 3000 ms")));
+  EXPECT_EQ(sim.knock_code(again), ErrorCode::kUnavailable);
+  sim.advance(3s);  // the lease is over
+  EXPECT_EQ(sim.knock(again), "");
+}
+
+TEST_F(Static, AWorkerWhoseConnectionEndedIsLetInAtOnce) {
+  proto::Hello again = sim.hello(proto::Role::kWorker, 1, 9001);
+  EXPECT_EQ(sim.knock_code(again), ErrorCode::kUnavailable);
+  sim.kill_process(WorkerId{1});
+  EXPECT_EQ(sim.knock(again), "");
+}
+
+TEST_F(Static, TwoLiveWorkersWithOneIdAreToldSo) {
+  proto::Hello other = sim.hello(proto::Role::kWorker, 1, 9001);
+  EXPECT_EQ(sim.knock_code(other), ErrorCode::kUnavailable);
+  sim.advance(1s);
+  EXPECT_EQ(sim.knock_code(other), ErrorCode::kUnavailable) << "it may have vanished since";
+  sim.advance(500ms);
+  EXPECT_EQ(sim.knock_code(other), ErrorCode::kAlreadyExists);
+  EXPECT_THAT(sim.knock(other),
+              AllOf(HasSubstr("worker 1"), HasSubstr("two processes"), HasSubstr("--id")));
+  EXPECT_EQ(sim.status().worker_losses, 0u);
+  other.incarnation = 9002;
+  EXPECT_EQ(sim.knock_code(other), ErrorCode::kUnavailable) << "a third may be the successor";
+}
+
+TEST_F(Static, AfterAPauseOfTheCoordinatorNobodyWasHeard) {
+  sim.freeze(WorkerId{1});
+  proto::Hello again = sim.hello(proto::Role::kWorker, 1, 9001);
+  EXPECT_EQ(sim.knock_code(again), ErrorCode::kUnavailable);
+  sim.now += 2s;
+  sim.tick();
+  EXPECT_EQ(sim.knock_code(again), ErrorCode::kUnavailable);
+  sim.advance(4s);
+  EXPECT_EQ(sim.knock(again), "");
+}
+
+TEST_F(Static, ARouterWhoseHostVanishedComesBackUnderItsId) {
+  const std::uint32_t id = sim.routers.at(router).id.value;
+  proto::Hello again = sim.hello(proto::Role::kRouter, id, 9001);
+  EXPECT_EQ(sim.knock_code(again), ErrorCode::kUnavailable);
+  sim.advance(2s);
+  EXPECT_EQ(sim.knock_code(again), ErrorCode::kAlreadyExists) << "both live";
+  sim.routers.at(router).frozen = true;
+  again.incarnation = 9002;
+  EXPECT_EQ(sim.knock_code(again), ErrorCode::kUnavailable);
+  sim.advance(4s);
+  EXPECT_EQ(sim.knock(again), "");
+}
+
+TEST_F(Static, RouterIdsDoNotRunOut) {
+  EXPECT_THAT(sim.knock(sim.hello(proto::Role::kRouter, 4294967295u, 9001)),
+              AllOf(HasSubstr("4294967295"), HasSubstr("2147483647"), HasSubstr("--id")));
+  EXPECT_EQ(sim.knock_code(sim.hello(proto::Role::kRouter, 2147483648u, 9001)),
+            ErrorCode::kInvalidArgument);
+  const proto::Hello last = sim.hello(proto::Role::kRouter, 2147483647u, 9002);
+  EXPECT_EQ(sim.knock(last), "");
+  proto::Hello next = sim.hello(proto::Role::kRouter, 0, 9003);
+  next.id.reset();
+  EXPECT_EQ(sim.knock(next), "");
+  EXPECT_EQ(sim.state.durable().router_counter, 2147483649u);
+  // With the id that it got it comes back.
+  next.id = 2147483648u;
+  EXPECT_EQ(sim.knock(next), "");
+  sim.disk->router_counter = 4294967295u;
+  sim.crash_coordinator();
+  next = sim.hello(proto::Role::kRouter, 0, 9004);
+  next.id.reset();
+  EXPECT_THAT(sim.knock(next), HasSubstr("--id of its own"));
+  EXPECT_EQ(sim.state.durable().router_counter, 4294967295u);
+}
+
 TEST_F(Static, ShutdownTellsTheWorkers) {
   sim.event(ShutdownRequest{"test"});
   sim.close_router(router);
