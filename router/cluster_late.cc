@@ -116,7 +116,7 @@ void ClusterMoe::settle_hedges(Flight& flight, Part& late) {
 void ClusterMoe::hedge_late(Flight& flight, Clock::time_point now) {
   for (std::size_t i = 0; i < flight.parts.size(); ++i) {  // it grows
     Part& part = flight.parts[i];
-    if (part.state == Part::State::kOpen && !part.hedged && now >= part.hedge_at)
+    if (part.state == Part::State::kOpen && !part.hedged && part.hedge_at && now >= *part.hedge_at)
       hedge(flight, part);
   }
 }

@@ -274,7 +274,8 @@ void ClusterMoe::send_parts(Flight& flight,
     }
     part->sent_at = Clock::now();
     part->overdue = part->sent_at + fleet_.allowed(worker, part->rows.size());
-    part->hedge_at = part->sent_at + fleet_.hedge_after(part->rows.size());
+    const auto hedge_after = fleet_.hedge_after(part->rows.size());
+    if (hedge_after) part->hedge_at = part->sent_at + *hedge_after;
     ++flight.num_open;
     if (!lane_->send(worker.value, part->header, encode_dispatch(part->dispatch))) {
       gone.push_back(worker);
@@ -398,7 +399,7 @@ void ClusterMoe::await(Flight& flight) {
     Deadline until = Clock::now() + kSlice;
     for (const Part& part : flight.parts) {
       if (part.state != Part::State::kOpen) continue;
-      until = std::min(until, part.hedged ? part.overdue : part.hedge_at);
+      until = std::min(until, part.hedged ? part.overdue : part.hedge_at.value_or(part.overdue));
     }
     const fabric::Event event = lane_->wait(until);
     const Clock::time_point now = Clock::now();

@@ -84,14 +84,14 @@ class ClusterMoe final : public StepBackend {
     State state = State::kOpen;
     Clock::time_point sent_at;
     Deadline overdue;
-    Deadline hedge_at;         // when others are asked too
-    bool hedged = false;       // they were, or this is such a message itself
-    Part* hedge_of = nullptr;  // the late part that this one may take the place of
+    std::optional<Deadline> hedge_at;  // when others are asked too; none: not for being late
+    bool hedged = false;               // they were, or this is such a message itself
+    Part* hedge_of = nullptr;          // the late part that this one may take the place of
     std::vector<float> reply;
 
     void postpone(Clock::duration by) {
       overdue += by;
-      hedge_at += by;
+      if (hedge_at) *hedge_at += by;
     }
   };
   /// A layer that was begun and not finished.

@@ -258,13 +258,13 @@ std::chrono::nanoseconds Fleet::allowed(WorkerId id, std::size_t rows) const {
   return all_times_.allowed(rows, limits_);
 }
 
-std::chrono::nanoseconds Fleet::hedge_after(std::size_t rows) {
+std::optional<std::chrono::nanoseconds> Fleet::hedge_after(std::size_t rows) {
   auto& known = hedge_after_[static_cast<std::size_t>(std::bit_width(rows))];
-  if (known) return *known;
+  if (known) return known;
   std::vector<const ReplyTimes*> times;
   for (const auto& [id, worker] : workers_) times.push_back(&worker.times);
-  const std::chrono::nanoseconds after = moiety::hedge_after(times, rows, limits_);
-  if (after < std::chrono::hours(1)) return *(known = after);
+  known = moiety::hedge_after(times, rows, limits_);
+  if (known) return known;
   // Too few replies of any one worker.
   const ReplyTimes* all[] = {&all_times_};
   return moiety::hedge_after(all, rows, limits_);

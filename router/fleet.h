@@ -114,7 +114,7 @@ class Fleet {
   std::chrono::nanoseconds allowed(WorkerId worker, std::size_t rows) const;
   /// As reply_times.h says, the same for one step once it is known; before, by the replies of all
   /// workers together.
-  std::chrono::nanoseconds hedge_after(std::size_t rows);
+  std::optional<std::chrono::nanoseconds> hedge_after(std::size_t rows);
   void begin_step() { hedge_after_.fill({}); }
 
   /// Others have answered in its place: it is not asked for what others hold until it answers.

@@ -10,8 +10,6 @@ namespace {
 
 constexpr int kFactor = 8;
 constexpr int kHedgeFactor = 2;
-// Far enough in the future, and added to a time it does not overflow.
-constexpr std::chrono::hours kNever{24 * 180};
 
 }  // namespace
 
@@ -50,14 +48,14 @@ std::chrono::nanoseconds ReplyTimes::allowed(std::size_t rows, const ReplyLimits
                                               limits.cap);
 }
 
-std::chrono::nanoseconds hedge_after(std::span<const ReplyTimes* const> workers,
-                                     std::size_t rows,
-                                     const ReplyLimits& limits) {
+std::optional<std::chrono::nanoseconds> hedge_after(std::span<const ReplyTimes* const> workers,
+                                                    std::size_t rows,
+                                                    const ReplyLimits& limits) {
   std::vector<std::chrono::nanoseconds> known;
   for (const ReplyTimes* times : workers) {
     if (const auto p99 = times->p99(rows); p99.count() > 0) known.push_back(p99);
   }
-  if (known.empty() || limits.hedge_floor.count() == 0) return kNever;
+  if (known.empty() || limits.hedge_floor.count() == 0) return std::nullopt;
   const auto middle = known.begin() + static_cast<std::ptrdiff_t>((known.size() - 1) / 2);
   std::nth_element(known.begin(), middle, known.end());
   return std::max<std::chrono::nanoseconds>(*middle * kHedgeFactor, limits.hedge_floor);

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 namespace moiety {
@@ -49,10 +50,10 @@ class ReplyTimes {
 
 /// How long a reply may take before others are asked too: twice the p99 of the middle one of
 /// `workers` (of two: the faster one), at least the floor, so that one that is slow does not look
-/// usual. Workers of which nothing is known do not count. Half a year where nothing is known at
-/// all, or where nobody shall be asked.
-std::chrono::nanoseconds hedge_after(std::span<const ReplyTimes* const> workers,
-                                     std::size_t rows,
-                                     const ReplyLimits& limits);
+/// usual. Workers of which nothing is known do not count. nullopt where nothing is known at all, or
+/// where nobody shall be asked.
+std::optional<std::chrono::nanoseconds> hedge_after(std::span<const ReplyTimes* const> workers,
+                                                    std::size_t rows,
+                                                    const ReplyLimits& limits);
 
 }  // namespace moiety

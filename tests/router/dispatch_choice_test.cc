@@ -6,7 +6,9 @@
 #include <random>
 #include <set>
 
+#include "fabric/loopback/loopback.h"
 #include "router/choose_owners.h"
+#include "router/fleet.h"
 #include "router/micro_batch_choice.h"
 #include "router/reply_times.h"
 
@@ -95,7 +97,7 @@ TEST(ReplyTimes, OthersAreAskedAfterTwiceTheUsualTimeAndTheFloor) {
   ReplyLimits limits{.floor = 10ms, .cap = 1000ms, .hedge_floor = 20ms};
   ReplyTimes times, slow, unknown;
   const ReplyTimes* one[] = {&times};
-  EXPECT_GT(hedge_after(one, 1, limits), 24h) << "nothing is known";
+  EXPECT_EQ(hedge_after(one, 1, limits), std::nullopt) << "nothing is known";
   for (int i = 0; i < 4; ++i) times.add(1, 3ms);
   EXPECT_EQ(hedge_after(one, 1, limits), 20ms);
   for (int i = 0; i < 4; ++i) times.add(1, 30ms);
@@ -106,7 +108,42 @@ TEST(ReplyTimes, OthersAreAskedAfterTwiceTheUsualTimeAndTheFloor) {
   const ReplyTimes* most_are_slow[] = {&slow, &slow, &times};
   EXPECT_EQ(hedge_after(most_are_slow, 1, limits), 600ms);
   limits.hedge_floor = 0ms;
-  EXPECT_GT(hedge_after(one, 1, limits), 24h);
+  EXPECT_EQ(hedge_after(one, 1, limits), std::nullopt) << "nobody shall be asked";
+}
+
+TEST(Fleet, HowLongIsUsualIsTheMiddleWorkersTimeHoweverLong) {
+  fabric::LoopbackNetwork network;
+  const auto lane = network.make_router_lane({0, 0, ""});
+  const ReplyLimits limits;
+  Fleet fleet(100ms, limits, {});
+  EXPECT_EQ(fleet.hedge_after(1), std::nullopt) << "nobody is known";
+  EpochView view;
+  view.placement.epoch = Epoch{1};
+  view.placement.owners = {{on({0}), on({1}), on({2})}};
+  for (std::uint32_t id = 0; id < 3; ++id)
+    view.workers.push_back({WorkerId{id}, 1, "loop:" + std::to_string(id + 1)});
+  fleet.apply(*lane, view);
+  for (std::uint32_t id = 0; id < 3; ++id) {
+    for (int i = 0; i < 64; ++i) fleet.add_time(WorkerId{id}, 1, id == 2 ? 1ms : 40min);
+  }
+  fleet.begin_step();
+  EXPECT_EQ(fleet.hedge_after(1), 80min) << "not the time of the last replies of all together";
+  EXPECT_EQ(fleet.hedge_after(1), 80min) << "the same for one step";
+}
+
+TEST(Fleet, NobodyElseIsAskedWhereNobodyShallBe) {
+  fabric::LoopbackNetwork network;
+  const auto lane = network.make_router_lane({0, 0, ""});
+  ReplyLimits limits;
+  limits.hedge_floor = 0ms;
+  Fleet fleet(100ms, limits, {});
+  EpochView view;
+  view.placement.epoch = Epoch{1};
+  view.placement.owners = {{on({0})}};
+  view.workers.push_back({WorkerId{0}, 1, "loop:1"});
+  fleet.apply(*lane, view);
+  for (int i = 0; i < 64; ++i) fleet.add_time(WorkerId{0}, 1, 1ms);
+  EXPECT_EQ(fleet.hedge_after(1), std::nullopt);
 }
 
 TEST(ReplyTimes, MoreRowsMayTakeMoreTime) {
