@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""A worker is killed or stopped while streams run. usage: worker_loss_test.py BIN_DIR"""
+"""A worker is killed, stopped or slow while streams run. usage: worker_loss_test.py BIN_DIR"""
 import os
 import signal
 import sys
+import threading
 import time
 import unittest
 from pathlib import Path
@@ -13,23 +14,44 @@ from moiety_cluster import Cluster, Stream, call, metric, wait_until  # noqa: E4
 BIN = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 NAME = "moiety-tiny-emo"
 STREAMS, TOKENS = 8, 400
+PROMPTS = ["<|endoftext|>def f", "<|endoftext|>Die Datei", [0, 500, 600]]
 
 
-def start(cluster, i=0):
-    stream = Stream(cluster.api, {"model": NAME, "prompt": [0, 100 + i, 200 + i], "max_tokens": TOKENS, "temperature": 0,
+def start(cluster, i=0, model=NAME):
+    stream = Stream(cluster.api, {"model": model, "prompt": [0, 100 + i, 200 + i], "max_tokens": TOKENS, "temperature": 0,
                                   "ignore_eos": True})
     stream.start()
     return stream
 
 
-def start_streams(cluster):
-    streams = [start(cluster, i) for i in range(STREAMS)]
+def start_streams(cluster, model=NAME):
+    streams = [start(cluster, i, model) for i in range(STREAMS)]
     wait_until(lambda: all(len(s.frames) > 5 for s in streams), "all streams have begun")
     return streams
 
 
 def text(stream):
     return "".join(frame["choices"][0]["text"] for frame in stream.frames if frame.get("choices"))
+
+
+class DutyCycle(threading.Thread):
+    """A process that is slow: stopped for 60 of every 80 ms, until end()."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.ending, self.cycles = pid, threading.Event(), 0
+
+    def run(self):
+        while not self.ending.is_set():
+            os.kill(self.pid, signal.SIGSTOP)
+            self.ending.wait(0.06)
+            os.kill(self.pid, signal.SIGCONT)
+            self.ending.wait(0.02)
+            self.cycles += 1
+
+    def end(self):
+        self.ending.set()
+        self.join(timeout=10)
 
 
 class WorkerLoss(unittest.TestCase):
@@ -79,6 +101,88 @@ class WorkerLoss(unittest.TestCase):
             cluster.command("deploy", "everything", "--full")
             self.check_ended([waiting])
             self.assertTrue(self.serves(cluster))
+
+    def test_a_masked_deployment_goes_on_without_the_experts_of_a_killed_worker(self):
+        # No headroom: the others take over what their last free slots hold, and no more.
+        with Cluster(BIN, "--workers", "4", "--worker-threads", "1", "--combine", "per_expert", "--no-restart-workers",
+                     "--move-headroom", "0") as cluster:
+            cluster.command("deploy", "masked", "--full", "--on-missing", "mask")
+            masked = NAME + ":masked"
+
+            def answers():
+                return [cluster.complete(masked, prompt, 24, ignore_eos=True, logprobs=0) for prompt in PROMPTS]
+
+            whole = answers()
+            for status, answer in whole:
+                self.assertEqual(status, 200, answer)
+                self.assertNotIn("masked_experts", answer["moiety"])
+            streams = start_streams(cluster, masked)
+            victim = cluster.status()["workers"][2]
+            os.kill(victim["pid"], signal.SIGKILL)
+            lost = wait_until(lambda: cluster.status()["lost"], "the loss is seen")
+            self.check_ended(streams)
+            status = wait_until(lambda: (now := cluster.status())["operation"] is None and now, "nothing is under way")
+            missing = status["experts_missing"]
+            self.assertGreater(missing, lost[0]["experts"] / 2)
+            for stream in streams:  # all of them met the kill: an earlier end would prove nothing
+                most = stream.frames[-1]["moiety"].get("masked_experts")
+                self.assertIsNotNone(most, "a stream ended before the kill")
+                self.assertTrue(missing <= most <= lost[0]["experts"], (missing, most, lost))
+            without = answers()
+            for (status, answer), (_, before) in zip(without, whole):
+                self.assertEqual(status, 200, answer)
+                self.assertEqual(answer["moiety"]["masked_experts"], missing)
+                # A quarter of all experts is gone, and the masked mass says so.
+                self.assertGreater(answer["moiety"]["masked_mass"], before["moiety"]["masked_mass"] + 0.01)
+            self.assertNotEqual([a["choices"] for _, a in without], [a["choices"] for _, a in whole])
+            page = call("GET", cluster.api + "/metrics")[1]
+            self.assertGreater(metric(page, "moiety_masked_requests_total"), 0)
+            self.assertEqual(metric(page, "moiety_requests_parked"), 0)
+            # Any change of deployments starts the worker again: the bits of before, and no flag.
+            cluster.command("deploy", "everything", "--full")
+            wait_until(lambda: not cluster.status()["lost"], "the worker is back")
+            back = answers()
+            self.assertEqual([(a["choices"], a["moiety"]) for _, a in back], [(a["choices"], a["moiety"]) for _, a in whole])
+
+    def test_a_stream_of_a_strict_deployment_ends_with_a_typed_error(self):
+        with Cluster(BIN, "--workers", "4", "--worker-threads", "1", "--no-restart-workers") as cluster:
+            cluster.command("deploy", "strict", "--full", "--on-missing", "fail")
+            streams = start_streams(cluster, NAME + ":strict")
+            patient = start(cluster)
+            wait_until(lambda: len(patient.frames) > 2, "a stream of another deployment has begun")
+            os.kill(cluster.status()["workers"][2]["pid"], signal.SIGKILL)
+            for stream in streams:
+                stream.join(timeout=60)
+                self.assertFalse(stream.is_alive(), "a stream hangs")
+                self.assertIsNone(stream.error)
+                self.assertEqual(stream.failure(), "worker_lost", stream.frames[-1:])
+                self.assertIn("worker 2", stream.frames[-1]["error"]["message"])
+            self.assertTrue(patient.is_alive(), "a request that may wait was ended too")
+            cluster.command("deploy", "everything", "--full")
+            self.check_ended([patient])
+            status, answer = cluster.complete(NAME + ":strict", "<|endoftext|>def f", 8)
+            self.assertEqual(status, 200, answer)
+
+    def test_a_slow_worker_is_hedged_and_gives_no_wrong_bits(self):
+        # The floor of its deadline is far above its pauses: it is slow, not lost.
+        with Cluster(BIN, "--workers", "4", "--worker-threads", "1", "--combine", "per_expert", "--replicas", "2", "--capacity", "32",
+                     "--least-reply-timeout-ms", "5000", "--reply-timeout-ms", "20000") as cluster:
+            expected = self.check_ended(start_streams(cluster))
+            before = cluster.status()
+            hedges = metric(call("GET", cluster.api + "/metrics")[1], "moiety_hedges_total")
+            slow = DutyCycle(before["workers"][1]["pid"])
+            slow.start()
+            try:
+                self.assertEqual(self.check_ended(start_streams(cluster)), expected)
+            finally:
+                slow.end()
+            self.assertGreater(slow.cycles, 5, "the streams ended before anything was slow")
+            page = call("GET", cluster.api + "/metrics")[1]
+            self.assertGreater(metric(page, "moiety_hedges_total"), hedges)
+            self.assertGreater(metric(page, "moiety_hedges_won_total"), 0)
+            self.assertEqual([w["pid"] for w in cluster.status()["workers"]], [w["pid"] for w in before["workers"]], "one was replaced")
+            self.assertEqual(cluster.status()["counters"]["worker_losses"], 0)
+            self.assertEqual(self.check_ended(start_streams(cluster)), expected)
 
     def test_a_stopped_worker_delays_nobody_for_longer_than_the_time_limit(self):
         with Cluster(BIN, "--workers", "4", "--worker-threads", "1", "--reply-timeout-ms", "1000") as cluster:
