@@ -3,6 +3,9 @@
 
 Every answer is compared, log-probability by log-probability, with that of embedded mode (--combine per_expert). Prints the
 counts of each part and ends with status 1 if a request was lost, a token was wrong or a stream got stuck.
+
+With --fabric mpi routers and workers are one world, which does not grow: ranks that are not needed idle, lost experts load on those that
+are left, and a world that has lost enough of its ranks is followed by a new one.
 """
 import argparse
 import json
@@ -18,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chaos_load import Load, expected_answers, request_body  # noqa: E402
-from moiety_cluster import MODEL, ROOT, Server, call, metric, wait_until, write_subset  # noqa: E402
+from moiety_cluster import MODEL, ROOT, ROUTED, Server, call, metric, wait_until, write_subset  # noqa: E402
 from static_fleet_test import Fleet  # noqa: E402
 
 NAME = MODEL.name
@@ -97,6 +100,7 @@ class Up:
 class Chaos:
     def __init__(self, args, work):
         self.args, self.work = args, work
+        self.mpi = args.fabric == "mpi"
         self.rng = random.Random(args.seed)
         self.failures = []
         self.rows = []
@@ -109,7 +113,7 @@ class Chaos:
     def prepare(self):
         models = [NAME] + [f"{NAME}:{name}" for name in SUBSETS]
         rng = random.Random(self.args.seed + 1)
-        self.bodies = [request_body(models[i % len(models)], rng, rng.randrange(60, 200)) for i in range(48)]
+        self.bodies = [request_body(models[i % len(models)], rng, rng.randrange(60, 200)) for i in range(24 if self.args.short else 48)]
         with Server(self.args.bin_dir, *self.deploys) as server:
             self.expected = expected_answers(("127.0.0.1", server.port), self.bodies)
 
@@ -117,6 +121,9 @@ class Chaos:
         numbers = [i for i, b in enumerate(self.bodies) if only is None or b["model"] in only]
         return Load(addresses, [self.bodies[i] for i in numbers], [self.expected[i] for i in numbers], streams or self.args.streams,
                     self.args.seed)
+
+    def up(self, *flags):
+        return Up(self.args.bin_dir, self.work, "--fabric", self.args.fabric, *flags)
 
     def replaced(self, up, victim):
         """Whether another process serves as this worker, and nothing is lost."""
@@ -138,20 +145,23 @@ class Chaos:
         return 0.2 + 3 * max(usual)
 
     def report(self, what, events, load, pauses, goal=None, limit=None, extra=""):
-        """`goal` is only printed; a p99 beyond `limit` is a failure."""
-        stuck = load.stop()
+        """`load` may be several, of one cluster after the other. `goal` is only printed; a p99 beyond `limit` is a failure."""
+        loads = load if isinstance(load, list) else [load]
+        stuck = sum(each.stop() for each in loads)
+        finished = sum(each.finished for each in loads)
+        failed, wrong = [x for each in loads for x in each.failed], [x for each in loads for x in each.wrong]
         p50, p99 = percentile(pauses, 0.5), percentile(pauses, 0.99)
-        row = {"part": what, "events": events, "requests": load.finished, "lost": len(load.failed), "wrong": len(load.wrong),
+        row = {"part": what, "events": events, "requests": finished, "lost": len(failed), "wrong": len(wrong),
                "stuck": stuck, "pause_p50_ms": round(1e3 * p50), "pause_p99_ms": round(1e3 * p99)}
         self.rows.append(row)
-        print(f"{what:34} {events:4} events {load.finished:6} requests  lost {len(load.failed):3}  wrong {len(load.wrong):3}  "
+        print(f"{what:34} {events:4} events {finished:6} requests  lost {len(failed):3}  wrong {len(wrong):3}  "
               f"stuck {stuck:3}  pause p50 {1e3 * p50:6.0f} ms  p99 {1e3 * p99:6.0f} ms"
               + (f" (goal {1e3 * goal:.0f})" if goal else "") + (f"  {extra}" if extra else ""), flush=True)
-        for model, error in load.failed[:5]:
+        for model, error in failed[:5]:
             print(f"    lost: {model}: {error}")
-        for number, difference in load.wrong[:5]:
+        for number, difference in wrong[:5]:
             print(f"    wrong: request {number}: {difference}")
-        if load.failed or load.wrong or stuck:
+        if failed or wrong or stuck:
             self.failures.append(what)
         if limit is not None and p99 > limit:
             self.failures.append(f"{what}: streams paused for {1e3 * p99:.0f} ms, {1e3 * limit:.0f} ms are allowed")
@@ -180,7 +190,7 @@ class Chaos:
     def kills(self, replicas):
         count = self.args.kills
         what = f"SIGKILL of workers, {replicas} replicas" if replicas > 1 else "SIGKILL of workers"
-        with Up(self.args.bin_dir, self.work, *self.fleet_flags(replicas)) as up:
+        with self.up(*self.fleet_flags(replicas)) as up:
             load = self.load(up.addresses)
             self.settle(load)
             usual = self.undisturbed(load, count)
@@ -210,6 +220,56 @@ class Chaos:
                 extra += f", {len(several)} times several at once: {self.spell(several)}"
             self.report(what, count, load, pauses, goal=0.1 if replicas > 1 else 1.0, extra=extra)
 
+    def kills_in_worlds(self, replicas):
+        """Kills three of a world's five workers, one after the other, then begins with a new world. At first some idle; the two that are
+        left have just enough room."""
+        count, per_world = self.args.kills, 3
+        what = f"SIGKILL of ranks, {replicas} replicas" if replicas > 1 else "SIGKILL of ranks"
+        loads, pauses, several, usual, stuck = [], [], [], [], 0
+        retries = redispatches = 0
+        while count > 0:
+            with self.up("--workers", "5", "--capacity", str(21 * replicas), "--move-headroom", "0.6", "--replicas", str(replicas),
+                         *self.deploys) as up:
+                if not any(w["state"] == "idle" for w in up.status()["workers"]):
+                    raise AssertionError(f"no rank idles: {up.status()['workers']}")
+                load = self.load(up.addresses)
+                loads.append(load)
+                self.settle(load)
+                usual += self.undisturbed(load, 2)
+                alone, victims = True, []
+                for _ in range(min(count, per_world)):
+                    count -= 1
+                    time.sleep(self.rng.uniform(0.05, 0.4))
+                    load.take_pause()
+                    victims.append(self.pick(up)["pid"])
+                    os.kill(victims[-1], signal.SIGKILL)
+                    if count % per_world and self.rng.random() < 0.15:
+                        alone = False
+                        continue
+
+                    def healed():
+                        status = up.status()
+                        return status["experts_missing"] == 0 and not any(w["pid"] in victims and w["state"] == "serving" for w in status["workers"])
+
+                    wait_until(healed, "the others hold what the killed rank held", timeout=60)
+                    pause = load.take_pause()
+                    (pauses if alone else several).append(pause)
+                    if pause > 1:
+                        print(f"    a pause of {1e3 * pause:.0f} ms after the end of pid {victims[-1]}", flush=True)
+                        self.tell(up)
+                    alone = True
+                retries += up.router_metric("moiety_step_retries_total")
+                redispatches += up.router_metric("moiety_redispatches_total")
+                stuck += load.stop()  # before its world ends
+        extra = f"undisturbed {self.spell(usual)}, retries {retries:.0f}, asked others {redispatches:.0f}"
+        if retries + redispatches == 0:
+            self.failures.append(f"{what}: no kill met a step, so nothing was tested")
+        if several:
+            extra += f", {len(several)} times several at once: {self.spell(several)}"
+        if stuck:
+            self.failures.append(f"{what}: {stuck} streams got stuck")
+        self.report(what, self.args.kills, loads, pauses, goal=0.1 if replicas > 1 else 1.0, extra=extra)
+
     def stop_and_continue(self, pid, seconds):
         os.kill(pid, signal.SIGSTOP)
         time.sleep(seconds)
@@ -220,7 +280,7 @@ class Chaos:
 
     def stops(self, replicas=1):
         what = "SIGSTOP and SIGCONT of workers" + (f", {replicas} replicas" if replicas > 1 else "")
-        with Up(self.args.bin_dir, self.work, *self.fleet_flags(replicas)) as up:
+        with self.up(*self.fleet_flags(replicas)) as up:
             load = self.load(up.addresses)
             self.settle(load)
             pauses = []
@@ -240,12 +300,13 @@ class Chaos:
                     self.failures.append(f"{what}: no stale reply came, so none was tested")
             self.report(what, self.args.stops, load, pauses, extra=extra)
 
-    def static_stops(self):
+    def static_stops(self, replicas=2):
         """Nobody fences a worker of a static fleet: one that goes on sends what it owed, to routers that no longer wait for it."""
-        what = "SIGSTOP and SIGCONT, static fleet"
-        folder = self.work / "static"
+        what = f"SIGSTOP and SIGCONT, static fleet{', 2 replicas' if replicas > 1 else ''}"
+        folder = self.work / f"static{replicas}"
         folder.mkdir()
-        fleet = Fleet(self.args.bin_dir, "ucx", folder, MODEL, ("--capacity", 42, "--replicas", 2, *self.deploys), routers=1)
+        capacity = ("--capacity", 42) if replicas > 1 else ("--capacity", ROUTED // 3, "--move-headroom", 0.6)
+        fleet = Fleet(self.args.bin_dir, self.args.fabric, folder, MODEL, (*capacity, "--replicas", replicas, *self.deploys), routers=1)
         try:
             wait_until(lambda: len(fleet.workers()) == 3, "three workers serve")
             wait_until(lambda: call("GET", fleet.urls[0] + "/ready")[0] == 200, "the router is ready")
@@ -257,15 +318,16 @@ class Chaos:
             def stale():
                 return metric(call("GET", fleet.urls[0] + "/metrics")[1], "moiety_stale_replies_total")
 
-            for i in range(max(3, self.args.stops // 2)):
+            for i in range(2 if self.mpi and self.args.short else max(3, self.args.stops // 2)):
                 time.sleep(self.rng.uniform(0.05, 0.4))
                 load.take_pause()
                 self.stop_and_continue(self.rng.choice(list(fleet.workers().values())), (0.2, 1.6, 5.0)[i % 3])
                 wait_until(lambda: len(fleet.workers()) == 3, "the stopped worker is back", timeout=60)
                 pauses.append(load.take_pause())
-            if stale() == 0:
+            extra = f"stale replies dropped {stale():.0f}"
+            if replicas > 1 and stale() == 0:
                 self.failures.append(f"{what}: no stale reply came, so none was tested")
-            self.report(what, len(pauses), load, pauses, extra=f"stale replies dropped {stale():.0f}")
+            self.report(what, len(pauses), load, pauses, extra=extra)
         except BaseException:
             print(fleet.logs(), file=sys.stderr)
             raise
@@ -275,7 +337,7 @@ class Chaos:
     def isolation(self):
         """A stopped worker of one deployment: the other deployment's streams wait at most until it is detected."""
         flags = ["--workers", "8", "--capacity", "15", "--no-full", *self.deploys[:4]]
-        with Up(self.args.bin_dir, self.work, *flags) as up:
+        with self.up(*flags) as up:
             workers = {d["name"].split(":")[-1]: set(d["workers"]) for d in up.status()["deployments"]}
             alone = sorted(workers["red"] - workers["green"])
             if not alone:
@@ -306,7 +368,7 @@ class Chaos:
                         extra=f"detection {self.spell(detections)}, undisturbed {self.spell(usual)}")
 
     def coordinator_kills(self):
-        with Up(self.args.bin_dir, self.work, "--workers", "4", *self.deploys) as up:
+        with self.up("--workers", "4", *self.deploys) as up:
             load = self.load(up.addresses)
             self.settle(load)
             usual = self.undisturbed(load, self.args.coordinator_kills)
@@ -322,7 +384,8 @@ class Chaos:
 
                 def back():
                     try:
-                        return up.coordinator_pid() != old and up.whole() and up.status()
+                        known = all(w["pid"] > 0 for w in up.serving())  # those of a static fleet say so themselves
+                        return up.coordinator_pid() != old and known and up.whole() and up.status()
                     except (OSError, ValueError, KeyError, AssertionError):
                         return None
 
@@ -356,7 +419,7 @@ class Chaos:
                     rss([up.coordinator_pid(), *(r["pid"] for r in status["routers"])]))
 
         red, green = f"{NAME}:red", f"{NAME}:green"
-        with Up(self.args.bin_dir, self.work, "--workers", "6", "--capacity", "16", "--no-full", *self.deploys[:2]) as up:
+        with self.up("--workers", "6", "--capacity", "16", "--no-full", *self.deploys[:2]) as up:
             load = self.load(up.addresses, only=(red,))
             self.settle(load)
             usual = self.undisturbed(load, self.args.deploys)
@@ -388,7 +451,7 @@ class Chaos:
 
     def two_routers(self):
         """One router is killed: the other's requests notice nothing, and it comes back."""
-        with Up(self.args.bin_dir, self.work, "--workers", "4", "--routers", "2", *self.deploys) as up:
+        with self.up("--workers", "4", "--routers", "2", *self.deploys) as up:
             keeps, dies = up.addresses[0], up.addresses[1]
             load = self.load([keeps])
             self.settle(load)
@@ -416,6 +479,7 @@ class Chaos:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bin_dir", type=Path, nargs="?", default=ROOT / "build/bin", help="folder with the moiety programs")
+    parser.add_argument("--fabric", choices=("ucx", "mpi"), default="ucx", help="what carries tokens between router and workers")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="the same seed picks the same victims")
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--kills", type=int, default=100, help="of workers; once without and once with replicas")
@@ -424,11 +488,11 @@ def main():
     parser.add_argument("--deploys", type=int, default=100, help="cycles of a deploy and an undeploy")
     parser.add_argument("--short", action="store_true", help="a few of each: what the tests run")
     parser.add_argument("--only", help="parts, with commas: kills, replicas, stops, stops-replicas, stops-static, isolation, coordinator, deploys, "
-                             "routers")
+                             "routers; over mpi without stops-static, isolation and routers")
     parser.add_argument("--json", type=Path, help="write the counts to this file too")
     args = parser.parse_args()
     if args.short:
-        args.kills, args.stops, args.coordinator_kills, args.deploys, args.streams = 4, 4, 7, 5, 8
+        args.kills, args.stops, args.coordinator_kills, args.deploys, args.streams = (3, 3, 2, 3, 8) if args.fabric == "mpi" else (4, 4, 7, 5, 8)
     print(f"seed {args.seed}, {args.streams} streams", flush=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="moiety-chaos-") as folder:
@@ -437,6 +501,10 @@ def main():
                  "stops-replicas": lambda: chaos.stops(2), "stops-static": chaos.static_stops,
                  "isolation": chaos.isolation, "coordinator": chaos.coordinator_kills, "deploys": chaos.changes,
                  "routers": chaos.two_routers}
+        if chaos.mpi:
+            parts = {"kills": lambda: chaos.kills_in_worlds(1), "replicas": lambda: chaos.kills_in_worlds(2),
+                     "stops": lambda: chaos.static_stops(1), "stops-replicas": lambda: chaos.static_stops(2),
+                     "coordinator": chaos.coordinator_kills, "deploys": chaos.changes}
         wanted = args.only.split(",") if args.only else list(parts)
         unknown = [name for name in wanted if name not in parts]
         if unknown:
