@@ -249,7 +249,8 @@ class Chaos:
 
                     def healed():
                         status = up.status()
-                        return status["experts_missing"] == 0 and not any(w["pid"] in victims and w["state"] == "serving" for w in status["workers"])
+                        serving = [w["pid"] for w in status["workers"] if w["state"] == "serving"]
+                        return status["experts_missing"] == 0 and not set(serving) & set(victims)
 
                     wait_until(healed, "the others hold what the killed rank held", timeout=60)
                     pause = load.take_pause()
@@ -492,7 +493,8 @@ def main():
     parser.add_argument("--json", type=Path, help="write the counts to this file too")
     args = parser.parse_args()
     if args.short:
-        args.kills, args.stops, args.coordinator_kills, args.deploys, args.streams = (3, 3, 2, 3, 8) if args.fabric == "mpi" else (4, 4, 7, 5, 8)
+        short = (3, 3, 2, 3, 8) if args.fabric == "mpi" else (4, 4, 7, 5, 8)
+        args.kills, args.stops, args.coordinator_kills, args.deploys, args.streams = short
     print(f"seed {args.seed}, {args.streams} streams", flush=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="moiety-chaos-") as folder:
