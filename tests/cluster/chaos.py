@@ -316,8 +316,8 @@ class Chaos:
             self.settle(load)
             pauses = []
 
-            def stale():
-                return metric(call("GET", fleet.urls[0] + "/metrics")[1], "moiety_stale_replies_total")
+            def count(name):
+                return metric(call("GET", fleet.urls[0] + "/metrics")[1], f"moiety_{name}_total")
 
             for i in range(2 if self.mpi and self.args.short else max(3, self.args.stops // 2)):
                 time.sleep(self.rng.uniform(0.05, 0.4))
@@ -325,8 +325,9 @@ class Chaos:
                 self.stop_and_continue(self.rng.choice(list(fleet.workers().values())), (0.2, 1.6, 5.0)[i % 3])
                 wait_until(lambda: len(fleet.workers()) == 3, "the stopped worker is back", timeout=60)
                 pauses.append(load.take_pause())
-            extra = f"stale replies dropped {stale():.0f}"
-            if replicas > 1 and stale() == 0:
+            stale = count("stale_replies")
+            extra = f"stale replies dropped {stale:.0f}, hedges {count('hedges'):.0f}, workers lost {count('workers_lost'):.0f}"
+            if replicas > 1 and stale == 0:
                 self.failures.append(f"{what}: no stale reply came, so none was tested")
             self.report(what, len(pauses), load, pauses, extra=extra)
         except BaseException:
