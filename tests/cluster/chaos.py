@@ -235,7 +235,7 @@ class Chaos:
                 load = self.load(up.addresses)
                 loads.append(load)
                 self.settle(load)
-                usual += self.undisturbed(load, 2)
+                usual += self.undisturbed(load, 1)
                 alone, victims = True, []
                 for _ in range(min(count, per_world)):
                     count -= 1
@@ -494,7 +494,7 @@ def main():
     parser.add_argument("--json", type=Path, help="write the counts to this file too")
     args = parser.parse_args()
     if args.short:
-        short = (3, 3, 2, 3, 8) if args.fabric == "mpi" else (4, 4, 7, 5, 8)
+        short = (3, 3, 2, 2, 8) if args.fabric == "mpi" else (4, 4, 7, 5, 8)
         args.kills, args.stops, args.coordinator_kills, args.deploys, args.streams = short
     print(f"seed {args.seed}, {args.streams} streams", flush=True)
     began = time.monotonic()
