@@ -46,6 +46,7 @@ Engine::Engine(const Model& model,
       scheduler_(kv_.num_blocks(),
                  {options.max_num_seqs, options.max_num_batched_tokens, options.prefix_cache}),
       micro_batches_(options.micro_batches),
+      seats_(scheduler_.seats()),
       scheduler_stats_(scheduler_.stats()),
       thread_([this] { loop(); }) {}
 
@@ -99,8 +100,12 @@ Result<Engine::RequestId> Engine::submit(GenerateRequest request, RequestCallbac
       return fail(ErrorCode::kNotFound, name.empty() ? "the full model is not deployed"
                                                      : "there is no deployment '" + name + "'");
     }
-    const std::size_t waiting = waiting_ + parked_ + arrivals_.size();
-    if (waiting >= static_cast<std::size_t>(options_.max_queue)) {
+    // Whoever has a seat does not wait, whether the loop has looked or not; those parked do, and
+    // who comes after them may need the same experts.
+    const std::size_t in_line = num_requests_ - parked_;
+    const bool has_seat = in_line < seats_ && parked_ == 0;
+    const std::size_t waiting = parked_ + (in_line > seats_ ? in_line - seats_ : 0);
+    if (!has_seat && waiting >= static_cast<std::size_t>(options_.max_queue)) {
       return fail(ErrorCode::kResourceExhausted,
                   std::to_string(waiting) + " requests are waiting already: try again later");
     }
@@ -109,6 +114,7 @@ Result<Engine::RequestId> Engine::submit(GenerateRequest request, RequestCallbac
     sequence->root = it->second.root;
     id = sequence->id = next_id_++;
     ++requests_[name];
+    ++num_requests_;
     arrivals_.push_back(std::move(sequence));
   }
   backend_.interrupt();
@@ -154,12 +160,10 @@ Epoch Engine::epoch() const {
 
 Engine::Load Engine::load() const {
   const std::lock_guard lock(mutex_);
-  std::uint64_t all = 0;
-  for (const auto& [name, count] : requests_) all += count;
   const std::uint64_t waiting = waiting_ + arrivals_.size();
   Load load;
   load.epoch = epoch_;
-  load.running = all - waiting;
+  load.running = num_requests_ - waiting;
   load.waiting = waiting;
   load.parked = parked_;
   load.retries = retries_;
@@ -229,6 +233,7 @@ void Engine::publish_load() {
   const std::lock_guard lock(mutex_);
   waiting_ = scheduler_.num_waiting();
   parked_ = scheduler_.num_parked();
+  seats_ = scheduler_.seats();
   scheduler_stats_ = scheduler_.stats();
 }
 
@@ -250,6 +255,7 @@ void Engine::finish(Sequence& sequence, FinishReason reason, Error error) {
     const std::lock_guard lock(mutex_);
     auto it = requests_.find(sequence.request.deployment);
     if (--it->second == 0) requests_.erase(it);
+    --num_requests_;
     waiting_ = scheduler_.num_waiting();
     parked_ = scheduler_.num_parked();
     scheduler_stats_ = scheduler_.stats();

@@ -23,7 +23,7 @@ namespace moiety {
 struct EngineOptions {
   std::int32_t max_num_seqs = 64;             ///< sequences in one step
   std::int32_t max_num_batched_tokens = 512;  ///< tokens in one step; see Scheduler
-  std::int32_t max_queue = 1024;              ///< waiting requests; beyond: kResourceExhausted
+  std::int32_t max_queue = 1024;  ///< requests that must wait; beyond: kResourceExhausted
   std::uint64_t kv_cache_bytes = 512u << 20;
   bool prefix_cache = true;  ///< keep KV blocks of ended sequences for those that begin alike
   MicroBatches micro_batches = MicroBatches::kAuto;
@@ -79,7 +79,8 @@ class Engine {
   /// Queues a request; any thread. Errors, before any callback: kNotFound (no such deployment, or
   /// it is draining), kInvalidArgument (empty prompt, ids outside the vocabulary, prompt +
   /// max_tokens beyond the context or the whole KV cache), kUnavailable (no epoch yet, or
-  /// draining), kResourceExhausted (queue full).
+  /// draining), kResourceExhausted (queue full: it would have to wait, and max_queue requests have
+  /// to already, be they known to the step loop or not).
   Result<RequestId> submit(GenerateRequest request, RequestCallbacks callbacks);
 
   /// Ends a request with kCancelled at the next step boundary: its KV blocks are free for that
@@ -174,6 +175,8 @@ class Engine {
   std::vector<std::unique_ptr<Sequence>> arrivals_;  // guarded by mutex_: not in scheduler_ yet
   std::size_t waiting_ = 0;                          // guarded by mutex_: scheduler_.num_waiting()
   std::size_t parked_ = 0;                           // guarded by mutex_: scheduler_.num_parked()
+  std::size_t seats_;                                // guarded by mutex_: scheduler_.seats()
+  std::size_t num_requests_ = 0;                     // guarded by mutex_: sum of requests_
   std::uint64_t retries_ = 0;                        // guarded by mutex_
   std::uint64_t masked_ = 0;                         // guarded by mutex_
   std::vector<RequestId> cancelled_;                 // guarded by mutex_

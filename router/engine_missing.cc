@@ -92,6 +92,8 @@ void Engine::handle_failure(Sequence& sequence, std::uint8_t failure) {
   if (backend_.gained() != gained_) return;  // something came into reach meanwhile: again at once
   if (sequence.on_missing == MissingPolicy::kMask && mask_missing(sequence)) return;
   scheduler_.park(sequence);
+  const std::lock_guard lock(mutex_);
+  parked_ = scheduler_.num_parked();
 }
 
 }  // namespace moiety

@@ -38,7 +38,9 @@ void put_in(List& list, std::unique_ptr<Sequence> sequence) {
 }  // namespace
 
 Scheduler::Scheduler(std::int32_t num_blocks, const SchedulerOptions& options)
-    : options_(options), cache_(num_blocks, options.prefix_cache) {}
+    : options_(options),
+      cache_(num_blocks, options.prefix_cache),
+      seats_(static_cast<std::size_t>(options.max_num_seqs)) {}
 
 void Scheduler::add(std::unique_ptr<Sequence> sequence) {
   MOIETY_CHECK(waiting_.empty() || waiting_.back()->id < sequence->id, "arrivals out of order");
@@ -253,10 +255,15 @@ std::span<const Scheduler::Part> Scheduler::plan() {
     prefix_hit_tokens_ += static_cast<std::uint64_t>(sequence->cached_tokens - before);
     plan_chunk(*sequence, budget, false);
   }
+  const auto max_num_seqs = static_cast<std::size_t>(options_.max_num_seqs);
+  bool lacks_blocks = preempted;
   // Who was pushed out in this step would only push out again.
   while (!preempted && budget > 0) {
     Sequence* const sequence = admit_first();
-    if (sequence == nullptr) break;
+    if (sequence == nullptr) {
+      lacks_blocks = !waiting_.empty() && running_.size() < max_num_seqs;
+      break;
+    }
     const bool starts = !std::exchange(sequence->started, true);
     if (starts) {
       prefix_query_tokens_ += static_cast<std::uint64_t>(sequence->prompt_size);
@@ -264,6 +271,7 @@ std::span<const Scheduler::Part> Scheduler::plan() {
     }
     plan_chunk(*sequence, budget, starts);
   }
+  seats_ = lacks_blocks ? running_.size() : max_num_seqs;
   return parts_;
 }
 

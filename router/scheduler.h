@@ -110,6 +110,9 @@ class Scheduler {
 
   std::size_t num_waiting() const { return num_waiting_; }
   std::size_t num_parked() const { return num_parked_; }
+  /// How many sequences may run at a time, as far as the last plan() knows: max_num_seqs, or as
+  /// many as ran then if another waited for blocks.
+  std::size_t seats() const { return seats_; }
   std::int32_t num_blocks() const { return cache_.num_blocks(); }
   SchedulerStats stats() const;
 
@@ -132,6 +135,7 @@ class Scheduler {
   std::size_t num_waiting_ = 0;                     // without ended ones
   std::size_t num_parked_ = 0;                      // likewise
   std::size_t num_ended_ = 0;                       // not destroyed yet
+  std::size_t seats_;
   std::vector<Part> parts_;
   // The last admission that failed for lack of blocks: not tried again before more are available.
   std::uint64_t refused_id_ = 0;

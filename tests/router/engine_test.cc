@@ -174,18 +174,90 @@ TEST_F(EngineTest, DrainingRefusesNewRequestsAndEndsTheOthersAtItsDeadline) {
   EXPECT_EQ(other->load().running + other->load().waiting, 0u);
 }
 
-TEST_F(EngineTest, AFullQueueRefuses) {
-  std::vector<Heard> heard(40);  // outlives the engine, which calls back until it ends
-  const auto engine = make_engine({.max_num_seqs = 1, .max_queue = 2});
-  int refused = 0;
-  for (std::size_t i = 0; i < heard.size(); ++i) {
-    const auto id = engine->submit(request(0, 100), heard[i].callbacks());
-    if (id) continue;
-    EXPECT_EQ(id.error().code, ErrorCode::kResourceExhausted);
-    ++refused;
+/// Holds the step loop in the middle of a step from a request's first token on.
+class HeldStep {
+ public:
+  ~HeldStep() { release(); }
+  RequestCallbacks callbacks() {
+    RequestCallbacks callbacks = heard_.callbacks();
+    callbacks.on_token = [this, on_token = callbacks.on_token](const SampledToken& sampled) {
+      const TokenAction action = on_token(sampled);
+      std::unique_lock lock(mutex_);
+      EXPECT_TRUE(wake_.wait_for(lock, std::chrono::seconds(60), [&] { return released_; }));
+      return action;
+    };
+    return callbacks;
   }
-  EXPECT_GT(refused, 0);
-  // The destructor ends the others with an error: nobody waits for ever.
+  void wait_held() { heard_.wait_tokens(1); }
+  void release() {
+    const std::lock_guard lock(mutex_);
+    released_ = true;
+    wake_.notify_all();
+  }
+  Finish wait_end() { return heard_.wait_end(); }
+
+ private:
+  Heard heard_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool released_ = false;
+};
+
+TEST_F(EngineTest, AFullQueueRefuses) {
+  std::vector<Heard> heard(4);  // outlives the engine, which calls back until it ends
+  HeldStep held;
+  const auto engine = make_engine({.max_num_seqs = 2, .max_queue = 2});
+  must(engine->submit(request(0, 4), held.callbacks()));
+  held.wait_held();  // the loop sees none of what follows before it is let go
+  must(engine->submit(request(0, 4), heard[0].callbacks()));  // has a seat
+  must(engine->submit(request(0, 4), heard[1].callbacks()));
+  must(engine->submit(request(0, 4), heard[2].callbacks()));
+  const auto refused = engine->submit(request(0, 4), heard[3].callbacks());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_EQ(refused.error().message, "2 requests are waiting already: try again later");
+  held.release();
+  EXPECT_EQ(held.wait_end().reason, FinishReason::kLength);
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(heard[i].wait_end().reason, FinishReason::kLength);
+  must(engine->submit(request(0, 4), heard[3].callbacks()));
+  EXPECT_EQ(heard[3].wait_end().reason, FinishReason::kLength);
+}
+
+TEST_F(EngineTest, AQueueOfNoneTakesWhatHasASeat) {
+  std::vector<Heard> heard(2);
+  HeldStep held;
+  const auto engine = make_engine({.max_num_seqs = 2, .max_queue = 0});
+  must(engine->submit(request(0, 4), held.callbacks()));
+  held.wait_held();
+  must(engine->submit(request(0, 4), heard[0].callbacks()));
+  EXPECT_EQ(engine->submit(request(0, 4), heard[1].callbacks()).error().code,
+            ErrorCode::kResourceExhausted);
+  held.release();
+  EXPECT_EQ(heard[0].wait_end().reason, FinishReason::kLength);
+}
+
+TEST_F(EngineTest, WhoWaitsForBlocksCountsForTheQueuesLimit) {
+  std::vector<Heard> heard(3);
+  HeldStep first;
+  HeldStep large_held;
+  const auto engine = make_engine({.max_num_seqs = 8,
+                                   .max_queue = 2,
+                                   .kv_cache_bytes = 3 * block_bytes(),
+                                   .prefix_cache = false});
+  GenerateRequest large = request(0, 4);  // all blocks
+  large.prompt.resize(40, 5);
+  must(engine->submit(request(0, 1), first.callbacks()));
+  first.wait_held();
+  must(engine->submit(large, large_held.callbacks()));
+  must(engine->submit(large, heard[0].callbacks()));
+  first.release();  // both come before the scheduler in one step: there are blocks for one
+  large_held.wait_held();
+  must(engine->submit(large, heard[1].callbacks()));
+  EXPECT_EQ(engine->submit(large, heard[2].callbacks()).error().code,
+            ErrorCode::kResourceExhausted);
+  large_held.release();
+  EXPECT_EQ(large_held.wait_end().reason, FinishReason::kLength);
+  for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(heard[i].wait_end().reason, FinishReason::kLength);
 }
 
 TEST_F(EngineTest, TheLoadIsThatOfItsEpoch) {
