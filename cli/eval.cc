@@ -140,8 +140,8 @@ Result<void> run_eval(const EvalFlags& flags) {
       for (std::size_t i = 0; i < texts.size(); ++i) {
         progress.update(file + ": document " + std::to_string(i + 1) + " of " +
                         std::to_string(texts.size()));
-        const std::vector<std::int32_t> tokens =
-            document_tokens(offline, texts[i], flags.max_tokens);
+        MOIETY_ASSIGN(const std::vector<std::int32_t> tokens,
+                      document_tokens(offline, texts[i], flags.max_tokens));
         MOIETY_ASSIGN(const Score one, score_document(offline, tokens, mask.get()));
         score.add(one);
       }

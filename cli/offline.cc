@@ -126,13 +126,13 @@ Result<std::vector<std::string>> read_texts(const std::filesystem::path& file) {
   return texts;
 }
 
-std::vector<std::int32_t> document_tokens(const OfflineModel& offline,
-                                          const std::string& text,
-                                          std::int32_t max_tokens) {
+Result<std::vector<std::int32_t>> document_tokens(const OfflineModel& offline,
+                                                  const std::string& text,
+                                                  std::int32_t max_tokens) {
   std::vector<std::int32_t> tokens;
   const std::vector<std::int32_t>& eos = offline.checkpoint->architecture().eos_ids;
   if (!eos.empty()) tokens.push_back(eos.front());
-  const std::vector<std::int32_t> encoded = offline.tokenizer->encode(text);
+  MOIETY_ASSIGN(const std::vector<std::int32_t> encoded, offline.tokenizer->encode(text));
   tokens.insert(tokens.end(), encoded.begin(), encoded.end());
   const std::int32_t limit = std::min(max_tokens, offline.checkpoint->architecture().max_positions);
   if (tokens.size() > static_cast<std::size_t>(limit))

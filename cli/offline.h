@@ -63,8 +63,8 @@ Result<std::vector<std::string>> read_texts(const std::filesystem::path& file);
 
 /// The tokens of a calibration document: EOS (if the model has one), then the text, cut at
 /// max_tokens in all.
-std::vector<std::int32_t> document_tokens(const OfflineModel& offline,
-                                          const std::string& text,
-                                          std::int32_t max_tokens);
+Result<std::vector<std::int32_t>> document_tokens(const OfflineModel& offline,
+                                                  const std::string& text,
+                                                  std::int32_t max_tokens);
 
 }  // namespace moiety::cli

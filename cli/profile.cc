@@ -50,7 +50,8 @@ Result<planner::DomainProfile> profile_domain(OfflineModel& offline,
   for (std::size_t i = 0; i < texts.size(); ++i) {
     progress.update(domain.name + ": document " + std::to_string(i + 1) + " of " +
                     std::to_string(texts.size()));
-    const std::vector<std::int32_t> tokens = document_tokens(offline, texts[i], max_tokens);
+    MOIETY_ASSIGN(const std::vector<std::int32_t> tokens,
+                  document_tokens(offline, texts[i], max_tokens));
     MOIETY_TRY(run_sequence(
         offline, tokens, nullptr, SequenceChunk::Logits::kNone, options, 512,
         [&](std::int32_t, const StepResult& result) {

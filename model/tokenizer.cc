@@ -48,11 +48,11 @@ struct Tokenizer::State {
     return id >= 0 && static_cast<std::size_t>(id) < known.size() &&
            known[static_cast<std::size_t>(id)];
   }
-  void set_token(std::int32_t id, std::string_view spelled);
-  void encode_plain(std::string_view text,
-                    bool at_start,
-                    Scratch& scratch,
-                    std::vector<std::int32_t>& ids) const;
+  Result<void> set_token(std::int32_t id, std::string_view spelled);
+  Result<void> encode_plain(std::string_view text,
+                            bool at_start,
+                            Scratch& scratch,
+                            std::vector<std::int32_t>& ids) const;
   std::unique_ptr<Scratch> take_scratch();
   void give_back(std::unique_ptr<Scratch> scratch);
 };
@@ -90,27 +90,34 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json) {
   state->known.resize(static_cast<std::size_t>(size));
   state->special.resize(static_cast<std::size_t>(size));
   if (state->decoder.first_differs()) state->first_tokens.resize(static_cast<std::size_t>(size));
-  for (std::size_t i = 0; i < vocab.size(); ++i) state->set_token(vocab[i].id, vocab[i].text);
+  for (std::size_t i = 0; i < vocab.size(); ++i) {
+    MOIETY_TRY(state->set_token(vocab[i].id, vocab[i].text));
+  }
   for (const AddedToken& token : added_tokens) {
-    const std::string pattern =
-        token.normalized ? state->normalizer.apply(token.content) : token.content;
+    std::string pattern = token.content;
+    if (token.normalized) {
+      MOIETY_ASSIGN(pattern, state->normalizer.apply(token.content));
+    }
     if (!(token.normalized ? state->normalized : state->verbatim).add(token, pattern)) {
       return fail(
           ErrorCode::kInvalidArgument,
           fmt::format("added_tokens: '{}' and another token match the same text", token.content));
     }
-    state->set_token(token.id, pattern);
+    MOIETY_TRY(state->set_token(token.id, pattern));
     state->special[static_cast<std::size_t>(token.id)] = token.special;
     state->added_ids.emplace(token.content, token.id);
   }
   return Tokenizer(std::move(state));
 }
 
-void Tokenizer::State::set_token(std::int32_t id, std::string_view spelled) {
+Result<void> Tokenizer::State::set_token(std::int32_t id, std::string_view spelled) {
   const auto index = static_cast<std::size_t>(id);
   known[index] = true;
-  tokens[index] = decoder.token(spelled, false);
-  if (!first_tokens.empty()) first_tokens[index] = decoder.token(spelled, true);
+  MOIETY_ASSIGN(tokens[index], decoder.token(spelled, false));
+  if (!first_tokens.empty()) {
+    MOIETY_ASSIGN(first_tokens[index], decoder.token(spelled, true));
+  }
+  return {};
 }
 
 std::unique_ptr<Tokenizer::State::Scratch> Tokenizer::State::take_scratch() {
@@ -127,25 +134,31 @@ void Tokenizer::State::give_back(std::unique_ptr<Scratch> scratch) {
 }
 
 // Text without verbatim added tokens.
-void Tokenizer::State::encode_plain(std::string_view text,
-                                    bool at_start,
-                                    Scratch& scratch,
-                                    std::vector<std::int32_t>& ids) const {
+Result<void> Tokenizer::State::encode_plain(std::string_view text,
+                                            bool at_start,
+                                            Scratch& scratch,
+                                            std::vector<std::int32_t>& ids) const {
   std::string rewritten;
-  if (!normalizer.empty()) text = rewritten = normalizer.apply(text, at_start);
+  if (!normalizer.empty()) {
+    MOIETY_ASSIGN(rewritten, normalizer.apply(text, at_start));
+    text = rewritten;
+  }
   for (const auto& piece : normalized.split(text)) {
     if (piece.id >= 0) {
       ids.push_back(piece.id);
       continue;
     }
     const bool first = at_start && piece.text.data() == text.data();
-    for (const std::string_view word : pre_tokenizer.apply(piece.text, first, scratch.pieces)) {
+    MOIETY_TRY(pre_tokenizer.apply(piece.text, first, scratch.pieces));
+    for (const std::string_view word : scratch.pieces.result()) {
       model.encode(word, scratch.model, ids);
     }
   }
+  return {};
 }
 
-std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_special_tokens) const {
+Result<std::vector<std::int32_t>> Tokenizer::encode(std::string_view text,
+                                                    bool add_special_tokens) const {
   State& state = *state_;
   std::string repaired;
   if (!is_valid_utf8(text)) {
@@ -155,14 +168,17 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool add_spec
   std::vector<std::int32_t> ids;
   if (add_special_tokens) ids = state.special_tokens.before;
   auto scratch = state.take_scratch();
+  Result<void> done;
   for (const auto& piece : state.verbatim.split(text)) {
     if (piece.id >= 0) {
       ids.push_back(piece.id);
-    } else {
-      state.encode_plain(piece.text, piece.text.data() == text.data(), *scratch, ids);
+      continue;
     }
+    done = state.encode_plain(piece.text, piece.text.data() == text.data(), *scratch, ids);
+    if (!done) break;
   }
   state.give_back(std::move(scratch));
+  if (!done) return done.error();
   if (add_special_tokens) {
     const auto& after = state.special_tokens.after;
     ids.insert(ids.end(), after.begin(), after.end());

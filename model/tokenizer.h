@@ -30,8 +30,9 @@ class Tokenizer {
   /// Token ids of a text. Added and special tokens in the text are recognised. Equals PyPI
   /// tokenizers' encode(text, add_special_tokens=...): with `add_special_tokens`, what the files
   /// put around a text (such as a token that begins it) is there, too. Invalid UTF-8 is replaced by
-  /// U+FFFD first.
-  std::vector<std::int32_t> encode(std::string_view text, bool add_special_tokens = false) const;
+  /// U+FFFD first. kResourceExhausted: a pattern of the file needs too many steps for this text.
+  Result<std::vector<std::int32_t>> encode(std::string_view text,
+                                           bool add_special_tokens = false) const;
 
   /// Text of the tokens, special tokens left out when `skip_special`; incomplete UTF-8 becomes
   /// U+FFFD.

@@ -38,21 +38,23 @@ TokenDecoder::TokenDecoder(std::vector<Step> steps, bool byte_fallback, Strip fu
       byte_fallback_(byte_fallback),
       fused_(std::move(fused)) {}
 
-TokenDecoder::Token TokenDecoder::token(std::string_view spelled, bool is_first) const {
-  if (byte_level_) return {byte_level_decode(spelled), false};
+Result<TokenDecoder::Token> TokenDecoder::token(std::string_view spelled, bool is_first) const {
+  if (byte_level_) return Token{byte_level_decode(spelled), false};
   std::string text(spelled);
   for (const Step& step : steps_) {
     if (const auto* rule = std::get_if<Replace>(&step)) {
-      text = rule->pattern.replace_all(text, rule->content);
+      MOIETY_ASSIGN(text, rule->pattern.replace_all(text, rule->content));
     } else if (const auto* strip = std::get_if<Strip>(&step)) {
       text.erase(0, start_of(text, strip->character, strip->most));
     } else {
       const auto& metaspace = std::get<Metaspace>(step);
-      text = metaspace.mark.replace_all(text, is_first && metaspace.drop_first ? "" : " ");
+      MOIETY_ASSIGN(text,
+                    metaspace.mark.replace_all(text, is_first && metaspace.drop_first ? "" : " "));
     }
   }
-  if (const auto byte = byte_of(text); byte && byte_fallback_) return {std::string(1, *byte), true};
-  return {std::move(text), false};
+  if (const auto byte = byte_of(text); byte && byte_fallback_)
+    return Token{std::string(1, *byte), true};
+  return Token{std::move(text), false};
 }
 
 bool TokenDecoder::first_differs() const {

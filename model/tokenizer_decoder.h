@@ -51,8 +51,9 @@ class TokenDecoder {
   TokenDecoder(std::vector<Step> steps, bool byte_fallback, Strip fused);
 
   bool is_byte_level() const { return byte_level_; }
-  /// The token as the vocabulary spells it, rewritten; `is_first` of all.
-  Token token(std::string_view spelled, bool is_first) const;
+  /// The token as the vocabulary spells it, rewritten; `is_first` of all. kResourceExhausted: a
+  /// pattern failed (see Regex::find_all).
+  Result<Token> token(std::string_view spelled, bool is_first) const;
   /// True when token() depends on `is_first`.
   bool first_differs() const;
 

@@ -180,12 +180,12 @@ Result<TokenizerParts> parse_tokenizer_json(std::string_view json) {
   Normalizer normalizer;
   if (const auto part = file.find("normalizer")) MOIETY_TRY(parse_normalizer(*part, normalizer));
   PreTokenizer pre_tokenizer;
-  bool byte_level = false;
   if (const auto part = file.find("pre_tokenizer")) {
-    MOIETY_TRY(parse_pre_tokenizer(*part, pre_tokenizer, byte_level));
+    MOIETY_TRY(parse_pre_tokenizer(*part, pre_tokenizer));
   }
+  const bool byte_level = pre_tokenizer.remove_last_byte_level();
   MOIETY_ASSIGN(const JsonValue decoder_json, file.at("decoder"));
-  MOIETY_ASSIGN(TokenDecoder decoder, parse_decoder(decoder_json, byte_level));
+  MOIETY_ASSIGN(TokenDecoder decoder, parse_decoder(decoder_json));
   MOIETY_ASSIGN(const JsonValue model_json, file.at("model"));
   MOIETY_ASSIGN(BpeModel model,
                 parse_model(model_json, byte_level ? BpeModel::Alphabet::kBytes

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "model/tokenizer_unicode.h"
 #include "model/utf8.h"
 
 namespace moiety {
@@ -93,6 +94,23 @@ Result<void> parse_byte_level(const JsonValue& part, PreTokenizer& pre_tokenizer
     MOIETY_ASSIGN(Regex pattern, Regex::compile(kGpt2Pattern));
     pre_tokenizer.add_split(std::move(pattern), SplitBehavior::kIsolated, false);
   }
+  pre_tokenizer.add_byte_level();
+  return {};
+}
+
+/// BertNormalizer: up to four steps.
+Result<void> parse_bert(const JsonValue& part, Normalizer& normalizer) {
+  MOIETY_ASSIGN(const bool clean, part.flag("clean_text", true));
+  MOIETY_ASSIGN(const bool chinese, part.flag("handle_chinese_chars", true));
+  MOIETY_ASSIGN(const bool lowercase, part.flag("lowercase", true));
+  MOIETY_ASSIGN(const bool accents, part.flag("strip_accents", lowercase));  // null: as lowercase
+  if (clean) normalizer.add_rewrite(Normalizer::Rewrite::kBertClean);
+  if (chinese) normalizer.add_rewrite(Normalizer::Rewrite::kBertChinese);
+  if (accents) {
+    normalizer.add_form(Normalizer::Form::kNfd);
+    normalizer.add_rewrite(Normalizer::Rewrite::kBertAccents);
+  }
+  if (lowercase) normalizer.add_rewrite(Normalizer::Rewrite::kLowercase);
   return {};
 }
 
@@ -198,7 +216,15 @@ Result<void> parse_normalizer(const JsonValue& part, Normalizer& normalizer) {
   } else if (type == "NFKD") {
     normalizer.add_form(Normalizer::Form::kNfkd);
   } else if (type == "Lowercase") {
-    normalizer.add_lowercase();
+    normalizer.add_rewrite(Normalizer::Rewrite::kLowercase);
+  } else if (type == "ByteLevel") {
+    normalizer.add_rewrite(Normalizer::Rewrite::kByteLevel);
+  } else if (type == "StripAccents") {
+    normalizer.add_rewrite(Normalizer::Rewrite::kStripAccents);
+  } else if (type == "Nmt") {
+    normalizer.add_rewrite(Normalizer::Rewrite::kNmt);
+  } else if (type == "BertNormalizer") {
+    MOIETY_TRY(parse_bert(part, normalizer));
   } else if (type == "Prepend") {
     MOIETY_ASSIGN(const std::string_view content, part.text("prepend"));
     normalizer.add_prepend(std::string(content));
@@ -216,27 +242,46 @@ Result<void> parse_normalizer(const JsonValue& part, Normalizer& normalizer) {
   return {};
 }
 
-Result<void> parse_pre_tokenizer(const JsonValue& part,
-                                 PreTokenizer& pre_tokenizer,
-                                 bool& byte_level) {
+Result<void> parse_pre_tokenizer(const JsonValue& part, PreTokenizer& pre_tokenizer) {
   MOIETY_ASSIGN(const std::string_view type, part.type());
-  if (byte_level) return part.unsupported(fmt::format("{} after ByteLevel", type));
   if (type == "Sequence") {
     MOIETY_ASSIGN(const auto steps, part.items("pretokenizers"));
-    for (const JsonValue& step : steps) {
-      MOIETY_TRY(parse_pre_tokenizer(step, pre_tokenizer, byte_level));
-    }
+    for (const JsonValue& step : steps) MOIETY_TRY(parse_pre_tokenizer(step, pre_tokenizer));
   } else if (type == "Split") {
     MOIETY_ASSIGN(Regex pattern, parse_pattern(part));
     MOIETY_ASSIGN(const SplitBehavior behavior, parse_behavior(part));
     MOIETY_ASSIGN(const bool invert, part.flag("invert", false));
     pre_tokenizer.add_split(std::move(pattern), behavior, invert);
+  } else if (type == "CharDelimiterSplit") {
+    MOIETY_ASSIGN(const std::string delimiter, parse_character(part, "delimiter"));
+    MOIETY_ASSIGN(Regex pattern, Regex::literal(delimiter));
+    pre_tokenizer.add_split(std::move(pattern), SplitBehavior::kRemoved, false);
   } else if (type == "Digits") {
     MOIETY_ASSIGN(const bool individual, part.flag("individual_digits", false));
     MOIETY_ASSIGN(Regex pattern, Regex::compile(kDigit));
     pre_tokenizer.add_split(std::move(pattern),
                             individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous,
                             false);
+  } else if (type == "Punctuation") {
+    SplitBehavior behavior = SplitBehavior::kIsolated;
+    if (part.find("behavior")) {
+      MOIETY_ASSIGN(behavior, parse_behavior(part));
+    }
+    pre_tokenizer.add_split(is_punctuation, behavior);
+  } else if (type == "Whitespace") {
+    pre_tokenizer.add_words();
+  } else if (type == "WhitespaceSplit") {
+    pre_tokenizer.add_split(is_white_space, SplitBehavior::kRemoved);
+  } else if (type == "BertPreTokenizer") {
+    pre_tokenizer.add_split(is_white_space, SplitBehavior::kRemoved);
+    pre_tokenizer.add_split(is_punctuation, SplitBehavior::kIsolated);
+  } else if (type == "UnicodeScripts") {
+    pre_tokenizer.add_scripts();
+  } else if (type == "FixedLength") {
+    MOIETY_ASSIGN(const JsonValue length_json, part.at("length"));
+    MOIETY_ASSIGN(const std::int32_t length, length_json.number(1 << 20, "a number"));
+    if (length == 0) return length_json.wrong("is 0: pieces have 1 character at least");
+    pre_tokenizer.add_fixed_length(static_cast<std::size_t>(length));
   } else if (type == "Metaspace") {
     MOIETY_ASSIGN(const Metaspace metaspace, parse_metaspace(part));
     pre_tokenizer.add_metaspace(metaspace.mark, metaspace.prepend);
@@ -245,7 +290,6 @@ Result<void> parse_pre_tokenizer(const JsonValue& part,
       pre_tokenizer.add_split(std::move(mark), SplitBehavior::kMergedWithNext, false);
     }
   } else if (type == "ByteLevel") {
-    byte_level = true;
     MOIETY_TRY(parse_byte_level(part, pre_tokenizer));
   } else {
     return part.unsupported(fmt::format("pre_tokenizer {}", type));
@@ -253,17 +297,13 @@ Result<void> parse_pre_tokenizer(const JsonValue& part,
   return {};
 }
 
-Result<TokenDecoder> parse_decoder(const JsonValue& part, bool byte_level) {
+Result<TokenDecoder> parse_decoder(const JsonValue& part) {
   MOIETY_ASSIGN(const std::string_view type, part.type());
   if (type == "Sequence") {
     MOIETY_ASSIGN(const auto list, part.items("decoders"));
-    if (list.size() == 1) return parse_decoder(list[0], byte_level);
+    if (list.size() == 1) return parse_decoder(list[0]);
   }
-  if (byte_level != (type == "ByteLevel")) {
-    return part.unsupported(fmt::format("decoder {} {} the pre_tokenizer ByteLevel", type,
-                                        byte_level ? "with" : "without"));
-  }
-  if (byte_level) return TokenDecoder();
+  if (type == "ByteLevel") return TokenDecoder();
   DecoderSteps decoder;
   MOIETY_TRY(decoder.add(part));
   return TokenDecoder(std::move(decoder.steps), decoder.byte_fallback, std::move(decoder.fused));

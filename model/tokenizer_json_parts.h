@@ -9,14 +9,11 @@ namespace moiety {
 /// Adds the steps of a `normalizer`.
 Result<void> parse_normalizer(const JsonValue& part, Normalizer& normalizer);
 
-/// Adds the steps of a `pre_tokenizer`. `byte_level` becomes true with the ByteLevel part: what
-/// follows would see its alphabet, not text.
-Result<void> parse_pre_tokenizer(const JsonValue& part,
-                                 PreTokenizer& pre_tokenizer,
-                                 bool& byte_level);
+/// Adds the steps of a `pre_tokenizer`.
+Result<void> parse_pre_tokenizer(const JsonValue& part, PreTokenizer& pre_tokenizer);
 
-/// The `decoder`, which must be of the kind of the pre_tokenizer.
-Result<TokenDecoder> parse_decoder(const JsonValue& part, bool byte_level);
+/// The `decoder`.
+Result<TokenDecoder> parse_decoder(const JsonValue& part);
 
 /// The `post_processor`; whether its ids are those of tokens is not checked.
 Result<SpecialTokens> parse_post_processor(const JsonValue& part);

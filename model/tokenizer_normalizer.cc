@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/check.h"
+#include "model/byte_level.h"
 #include "model/tokenizer_unicode.h"
 #include "model/utf8.h"
 
@@ -172,16 +173,67 @@ char32_t lower_case(char32_t value) {
   return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(value)));
 }
 
-std::string lower_case(std::string_view text) {
+void append_lower_case(char32_t value, std::string& out) {
+  if (value == 0x130) {  // the only letter whose lower case is two characters
+    out += "i\xCC\x87";
+  } else {
+    append_code_point(lower_case(value), out);
+  }
+}
+
+void append_nmt(char32_t value, std::string& out) {
+  const bool is_removed = (value >= 0x1 && value <= 0x8) || value == 0xB ||
+                          (value >= 0xE && value <= 0x1F) || value == 0x7F || value == 0x8F ||
+                          value == 0x9F;
+  if (is_removed) return;
+  const bool is_blank = value == 0x9 || value == 0xA || value == 0xC || value == 0xD ||
+                        value == 0x1680 || (value >= 0x200B && value <= 0x200F) ||
+                        value == 0x2028 || value == 0x2029 || value == 0x2581 || value == 0xFEFF ||
+                        value == 0xFFFD;
+  append_code_point(is_blank ? U' ' : value, out);
+}
+
+void append_bert_clean(char32_t value, std::string& out) {
+  if (is_bert_control(value)) return;
+  append_code_point(is_white_space(value) ? U' ' : value, out);
+}
+
+void append_rewritten(Normalizer::Rewrite rewrite, char32_t value, std::string& out) {
+  switch (rewrite) {
+    case Normalizer::Rewrite::kLowercase:
+      return append_lower_case(value, out);
+    case Normalizer::Rewrite::kByteLevel: {
+      std::string bytes;
+      append_code_point(value, bytes);
+      return append_byte_level(bytes, out);
+    }
+    case Normalizer::Rewrite::kStripAccents:
+      if (!is_combining_mark(value)) append_code_point(value, out);
+      return;
+    case Normalizer::Rewrite::kNmt:
+      return append_nmt(value, out);
+    case Normalizer::Rewrite::kBertClean:
+      return append_bert_clean(value, out);
+    case Normalizer::Rewrite::kBertChinese: {
+      const std::string_view blank = is_bert_chinese(value) ? " " : "";
+      out += blank;
+      append_code_point(value, out);
+      out += blank;
+      return;
+    }
+    case Normalizer::Rewrite::kBertAccents:
+      if (!is_bert_accent(value)) append_code_point(value, out);
+      return;
+  }
+}
+
+std::string rewritten(std::string_view text, Normalizer::Rewrite rewrite, bool& at_start) {
   std::string out;
   out.reserve(text.size());
-  while (!text.empty()) {
+  for (bool first = true; !text.empty(); first = false) {
     const CodePoint character = first_code_point(text);
-    if (character.value == 0x130) {  // the only letter whose lower case is two characters
-      out += "i\xCC\x87";
-    } else {
-      append_code_point(lower_case(character.value), out);
-    }
+    append_rewritten(rewrite, character.value, out);
+    if (first && out.empty()) at_start = false;
     text.remove_prefix(character.bytes);
   }
   return out;
@@ -197,9 +249,9 @@ std::string_view strip(std::string_view text, bool left, bool right) {
   return text;
 }
 
-bool removes_start(const Regex& pattern, std::string_view text) {
+Result<bool> removes_start(const Regex& pattern, std::string_view text) {
   std::vector<Regex::Span> matches;
-  pattern.find_all(text, matches);
+  MOIETY_TRY(pattern.find_all(text, matches));
   return !matches.empty() && matches[0].begin == 0 && matches[0].end > 0;
 }
 
@@ -207,7 +259,7 @@ bool removes_start(const Regex& pattern, std::string_view text) {
 
 void Normalizer::add_form(Form form) { steps_.emplace_back(form); }
 
-void Normalizer::add_lowercase() { steps_.emplace_back(Lowercase{}); }
+void Normalizer::add_rewrite(Rewrite rewrite) { steps_.emplace_back(rewrite); }
 
 void Normalizer::add_prepend(std::string content) {
   steps_.emplace_back(Prepend{std::move(content)});
@@ -219,19 +271,22 @@ void Normalizer::add_replace(Regex pattern, std::string content) {
   steps_.emplace_back(Replace{std::move(pattern), std::move(content)});
 }
 
-std::string Normalizer::apply(std::string_view text) const {
+Result<std::string> Normalizer::apply(std::string_view text) const {
   bool at_start = true;
   return apply(text, at_start);
 }
 
-std::string Normalizer::apply(std::string_view text, bool& at_start) const {
+Result<std::string> Normalizer::apply(std::string_view text, bool& at_start) const {
   std::string out(text);
   for (const auto& step : steps_) {
     if (const auto* form = std::get_if<Form>(&step)) {
       out = normal_form(out, *form);
     } else if (const auto* rule = std::get_if<Replace>(&step)) {
-      if (rule->content.empty() && removes_start(rule->pattern, out)) at_start = false;
-      out = rule->pattern.replace_all(out, rule->content);
+      if (rule->content.empty()) {
+        MOIETY_ASSIGN(const bool start_goes, removes_start(rule->pattern, out));
+        if (start_goes) at_start = false;
+      }
+      MOIETY_ASSIGN(out, rule->pattern.replace_all(out, rule->content));
     } else if (const auto* prepend = std::get_if<Prepend>(&step)) {
       if (!out.empty()) out.insert(0, prepend->content);
     } else if (const auto* ends = std::get_if<Strip>(&step)) {
@@ -239,7 +294,7 @@ std::string Normalizer::apply(std::string_view text, bool& at_start) const {
       if (kept.data() != out.data()) at_start = false;
       out = std::string(kept);
     } else {
-      out = lower_case(out);
+      out = rewritten(out, std::get<Rewrite>(step), at_start);
     }
   }
   return out;

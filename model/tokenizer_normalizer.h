@@ -14,10 +14,20 @@ namespace moiety {
 class Normalizer {
  public:
   enum class Form { kNfc, kNfd, kNfkc, kNfkd };
+  /// Rewriting character by character.
+  enum class Rewrite {
+    kLowercase,     ///< full, context-free lower case, as Rust's char::to_lowercase
+    kByteLevel,     ///< spells bytes as characters (byte_level.h)
+    kStripAccents,  ///< takes combining marks away
+    kNmt,           ///< SentencePiece's: some controls away, other blanks as spaces
+    // BertNormalizer's steps, of which the third follows NFD:
+    kBertClean,    ///< controls away, other blanks as spaces
+    kBertChinese,  ///< spaces around CJK ideographs
+    kBertAccents,  ///< takes nonspacing marks away
+  };
 
   void add_form(Form form);
-  /// Full, context-free lower case, as Rust's char::to_lowercase.
-  void add_lowercase();
+  void add_rewrite(Rewrite rewrite);
   void add_replace(Regex pattern, std::string content);
   /// Puts `content` before every text that is not empty.
   void add_prepend(std::string content);
@@ -27,16 +37,15 @@ class Normalizer {
   /// True when apply() returns its input.
   bool empty() const { return steps_.empty(); }
   /// `text` is valid UTF-8, and so is the result. `at_start` becomes false when the start of the
-  /// text is taken away.
-  std::string apply(std::string_view text, bool& at_start) const;
-  std::string apply(std::string_view text) const;
+  /// text is taken away. kResourceExhausted: a pattern failed (see Regex::find_all).
+  Result<std::string> apply(std::string_view text, bool& at_start) const;
+  Result<std::string> apply(std::string_view text) const;
 
  private:
   struct Replace {
     Regex pattern;
     std::string content;
   };
-  struct Lowercase {};
   struct Prepend {
     std::string content;
   };
@@ -44,7 +53,7 @@ class Normalizer {
     bool left;
     bool right;
   };
-  std::vector<std::variant<Form, Lowercase, Replace, Prepend, Strip>> steps_;
+  std::vector<std::variant<Form, Rewrite, Replace, Prepend, Strip>> steps_;
 };
 
 }  // namespace moiety

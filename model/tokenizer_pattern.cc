@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cctype>
-#include <cstdint>
+#include <iterator>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "model/tokenizer_unicode.h"
@@ -18,20 +21,33 @@ bool is_hex(std::string_view text) {
   return !text.empty();
 }
 
-std::string white_space_class() {
-  std::string body;
-  for (CodePointRange range : white_space_ranges()) {
-    body += fmt::format("\\x{{{:x}}}-\\x{{{:x}}}", static_cast<std::uint32_t>(range.first),
-                        static_cast<std::uint32_t>(range.last));
-  }
-  return body;
+// PCRE2's expression for one character of a set. Negated sets and unions are written as such
+// expressions where a class of PCRE2 cannot hold them; groups are atomic, as each branch takes one
+// character.
+std::string one_of(const CharacterSet& set) {
+  if (set.except.empty()) return fmt::format("[{}{}]", set.negated ? "^" : "", set.body);
+  return set.negated ? fmt::format("(?>[{}]|[^{}])", set.except, set.body)
+                     : fmt::format("(?>(?![{}])[{}])", set.except, set.body);
 }
 
-// An escape of one character, or of a set of them with the body of the class that it means.
+// An escape of one character, or of a set of them.
 struct Escape {
-  bool is_set = false;
-  bool negated = false;
-  std::string text;
+  std::string character = {};
+  std::optional<CharacterSet> set = {};
+};
+
+// One side of && in a class: what PCRE2 can have in a class, and expressions for one character.
+struct Union {
+  std::string body;
+  std::vector<std::string> others;
+
+  bool empty() const { return body.empty() && others.empty(); }
+  std::string expression() const {
+    if (others.empty()) return fmt::format("[{}]", body);
+    if (body.empty() && others.size() == 1) return others[0];
+    return fmt::format("(?>{}{})", body.empty() ? "" : fmt::format("[{}]|", body),
+                       fmt::join(others, "|"));
+  }
 };
 
 class Translator {
@@ -59,7 +75,7 @@ class Translator {
         return escape_outside();
       case '[':
         previous_ = '\0';
-        return char_class();
+        return outer_class();
       case '(':
         previous_ = '\0';
         return open_group();
@@ -152,24 +168,29 @@ class Translator {
   }
 
   Result<void> escape_outside() {
-    if (at("\\A") || at("\\z") || at("\\Z")) {
-      previous_ = '\0';
-      return copy(2);
-    }
-    MOIETY_ASSIGN(const Escape escape, read_escape());
     previous_ = '\0';
-    if (escape.is_set) {
-      out_ += fmt::format("[{}{}]", escape.negated ? "^" : "", escape.text);
-    } else {
-      out_ += escape.text;
+    if (at("\\A") || at("\\z") || at("\\Z")) return copy(2);
+    if (at("\\b") || at("\\B")) {
+      const std::string word = one_of(word_set(false));
+      out_ += at("\\b") ? fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", word)
+                        : fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", word);
+      position_ += 2;
+      return {};
     }
+    MOIETY_ASSIGN(const Escape escape, read_escape(false));
+    out_ += escape.set ? one_of(*escape.set) : escape.character;
     return {};
   }
 
   // At a backslash; moves past the escape.
-  Result<Escape> read_escape() {
+  Result<Escape> read_escape(bool in_class) {
     if (position_ + 1 == in_.size()) return refuse("\\ at the end");
     const char c = in_[position_ + 1];
+    const auto set_of = [&](CharacterSet set) {
+      position_ += 2;
+      set.negated = std::isupper(static_cast<unsigned char>(c)) != 0;
+      return Escape{.set = std::move(set)};
+    };
     switch (c) {
       case 'r':
       case 'n':
@@ -178,21 +199,29 @@ class Translator {
       case 'a':
       case 'e':
         position_ += 2;
-        return Escape{.text = {'\\', c}};
+        return Escape{.character = {'\\', c}};
       case 'v':
         position_ += 2;
-        return Escape{.text = "\\x{b}"};
+        return Escape{.character = "\\x{b}"};
+      case 'b':
+        if (!in_class) break;
+        position_ += 2;
+        return Escape{.character = "\\x{8}"};
       case 'd':
       case 'D':
-        position_ += 2;
-        return Escape{.is_set = true, .negated = c == 'D', .text = category_class("Nd")};
+        return set_of(decimal_digit_set());
       case 's':
       case 'S':
-        position_ += 2;
-        return Escape{.is_set = true, .negated = c == 'S', .text = white_space_class()};
+        return set_of(white_space_set());
+      case 'w':
+      case 'W':
+        return set_of(word_set(in_class));
+      case 'h':
+      case 'H':
+        return set_of({.body = "0-9A-Fa-f"});
       case 'p':
       case 'P':
-        return read_property(c == 'P');
+        return read_property(in_class, c == 'P');
       case 'x':
       case 'u':
         return read_code();
@@ -202,11 +231,11 @@ class Translator {
     if (std::isalnum(static_cast<unsigned char>(c)) != 0) return refuse(in_.substr(position_, 2));
     position_ += 2;
     // A backslash before a character that is not ASCII changes nothing; PCRE2 has no such escape.
-    if (static_cast<unsigned char>(c) >= 0x80) return Escape{.text = {c}};
-    return Escape{.text = {'\\', c}};
+    if (static_cast<unsigned char>(c) >= 0x80) return Escape{.character = {c}};
+    return Escape{.character = {'\\', c}};
   }
 
-  Result<Escape> read_property(bool negated) {
+  Result<Escape> read_property(bool in_class, bool negated) {
     const std::size_t close = in_.find('}', position_);
     if (position_ + 2 >= in_.size() || in_[position_ + 2] != '{' ||
         close == std::string_view::npos) {
@@ -217,12 +246,32 @@ class Translator {
       negated = !negated;
       name.remove_prefix(1);
     }
-    const bool cased = name == "Lu" || name == "Ll" || name == "Lt";
-    if (!is_known_category(name) || (cased && caseless_.back())) {
-      return refuse(in_.substr(position_, close + 1 - position_));
+    std::optional<CharacterSet> set = property_set(name);
+    if (!set) return refuse(in_.substr(position_, close + 1 - position_));
+    if (caseless_.back() && is_of_case(name, in_class)) {
+      return refuse(
+          fmt::format("{} regardless of case", in_.substr(position_, close + 1 - position_)));
     }
     position_ = close + 1;
-    return Escape{.is_set = true, .negated = negated, .text = category_class(name)};
+    set->negated = set->negated != negated;
+    return Escape{.set = std::move(set)};
+  }
+
+  // Sets that PCRE2 and Oniguruma may read differently regardless of case: those of one case; in
+  // classes, where Oniguruma adds the other case, all that may hold a letter without it.
+  static bool is_of_case(std::string_view name, bool in_class) {
+    static constexpr std::string_view kClosed[] = {
+        "L",  "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps",
+        "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp", "Cc"};
+    const bool closed =
+        std::find(std::begin(kClosed), std::end(kClosed), name) != std::end(kClosed);
+    if (in_class || closed) return !closed;
+    const std::string& body = property_set(name)->body;
+    for (std::string_view cased :
+         {"\\p{Lu}", "\\p{Ll}", "\\p{Lt}", "\\p{Uppercase}", "\\p{Lowercase}"}) {
+      if (body.find(cased) != std::string::npos) return true;
+    }
+    return false;
   }
 
   // \xHH below 0x80 (above it is a byte in Oniguruma), \x{H...}, \uHHHH.
@@ -243,56 +292,123 @@ class Translator {
     }
     if (caseless_.back()) return refuse("a character code regardless of case");
     if (!is_hex(digits)) return refuse("this form of a character code");
-    Escape escape{.text = fmt::format("\\x{{{}}}", digits)};
+    Escape escape{.character = fmt::format("\\x{{{}}}", digits)};
     position_ += length;
     return escape;
   }
 
-  Result<void> char_class() {
-    out_ += '[';
+  Result<void> outer_class() {
+    MOIETY_ASSIGN(const std::string expression, char_class(0));
+    out_ += expression;
+    return {};
+  }
+
+  // At [; moves past its ]. An expression for one character of the class.
+  Result<std::string> char_class(int depth) {
+    if (depth > kMaxDepth) return refuse("a class inside of so many others");
     ++position_;
-    if (at("^")) MOIETY_TRY(copy(1));
+    const bool negated = at("^");
+    if (negated) ++position_;
     if (at("]")) return refuse("an empty class");
+    std::vector<Union> sides(1);
     bool may_start_range = false;  // the last item was one character
     bool in_range = false;         // just after "a-"
-    for (;;) {
+    bool after_set = false;        // the last item was an escape of a set
+    while (!at("]")) {
       if (position_ == in_.size()) return refuse("a class without ]");
-      if (at("]")) return copy(1);
-      if (at("[")) return refuse("[ inside a class");
-      if (at("&&")) return refuse("&& inside a class");
+      const bool wanted_end = in_range;
+      in_range = false;
+      Union& side = sides.back();
       const char c = in_[position_];
-      if (c == '-' && !in_range) {
-        const bool last = in_.substr(position_ + 1).starts_with(']');
+      if (at("&&")) {
+        if (side.empty()) return refuse("&& after nothing");
+        sides.emplace_back();
+        position_ += 2;
+        may_start_range = after_set = false;
+      } else if (c == '[') {
+        if (wanted_end) return refuse("a range that ends in a set");
+        MOIETY_TRY(inner_class(side, depth));
+        may_start_range = after_set = false;
+      } else if (c == '-' && !wanted_end) {
+        const std::string_view after = in_.substr(position_ + 1);
+        const bool last = after.starts_with(']') || after.starts_with("&&");
+        if (after_set && !last) return refuse("a range that starts with a set");
         in_range = may_start_range && !last;
-        may_start_range = false;
-        out_ += in_range ? "-" : "\\-";
+        may_start_range = after_set = false;
+        side.body += in_range ? "-" : "\\-";
         ++position_;
-        continue;
-      }
-      if (c == '\\') {
+      } else if (c == '\\') {
         const bool not_space = at("\\S");
-        MOIETY_ASSIGN(Escape escape, read_escape());
-        if (escape.is_set && in_range) return refuse("a range that ends in a set");
-        if (not_space) {
-          escape.text = "\\S\\x{180e}";  // PCRE2's \s has this one character more
-        } else if (escape.negated) {
-          return refuse("a negated set inside a class");
+        MOIETY_ASSIGN(const Escape escape, read_escape(true));
+        if (escape.set && wanted_end) return refuse("a range that ends in a set");
+        if (!escape.set) {
+          side.body += escape.character;
+        } else if (not_space) {
+          side.body += "\\S\\x{180e}";  // PCRE2's \s has this one character more
+        } else if (escape.set->negated || !escape.set->except.empty()) {
+          side.others.push_back(one_of(*escape.set));
+        } else {
+          side.body += escape.set->body;
         }
-        out_ += escape.text;
-        may_start_range = !escape.is_set && !in_range;
+        after_set = escape.set.has_value();
+        may_start_range = !escape.set && !wanted_end;
       } else {
         if (caseless_.back() && static_cast<unsigned char>(c) >= 0x80) {
           return refuse("non-ASCII text regardless of case");
         }
+        if (c == '^') side.body += '\\';
         do {
-          out_ += in_[position_++];
+          side.body += in_[position_++];
         } while (position_ < in_.size() &&
                  (static_cast<unsigned char>(in_[position_]) & 0xC0u) == 0x80);
-        may_start_range = !in_range;
+        may_start_range = !wanted_end;
+        after_set = false;
       }
-      in_range = false;
     }
+    if (sides.back().empty()) return refuse("&& before nothing");
+    ++position_;
+    return expression_of(sides, negated);
   }
+
+  Result<void> inner_class(Union& side, int depth) {
+    if (!at("[:")) {
+      MOIETY_ASSIGN(std::string expression, char_class(depth + 1));
+      side.others.push_back(std::move(expression));
+      return {};
+    }
+    const std::size_t close = in_.find(":]", position_ + 2);
+    std::string_view name = in_.substr(position_ + 2);
+    if (close != std::string_view::npos) name = in_.substr(position_ + 2, close - position_ - 2);
+    const bool negated = name.starts_with('^');
+    if (negated) name.remove_prefix(1);
+    std::optional<CharacterSet> set = posix_set(name);
+    if (!set || close == std::string_view::npos) return refuse("[: that is no known [:name:]");
+    if (caseless_.back()) return refuse(fmt::format("[:{}:] regardless of case", name));
+    position_ = close + 2;
+    if (negated) {
+      set->negated = true;
+      side.others.push_back(one_of(*set));
+    } else {
+      side.body += set->body;
+    }
+    return {};
+  }
+
+  Result<std::string> expression_of(const std::vector<Union>& sides, bool negated) const {
+    if (sides.size() == 1 && sides[0].others.empty()) {
+      return fmt::format("[{}{}]", negated ? "^" : "", sides[0].body);
+    }
+    if (caseless_.back()) return refuse("a set made of others, regardless of case");
+    std::string expression;
+    for (std::size_t i = 0; i + 1 < sides.size(); ++i) {
+      expression += fmt::format("(?={})", sides[i].expression());
+    }
+    expression += sides.back().expression();
+    return negated ? fmt::format("(?>(?!{})(?s:.))", expression)
+                   : fmt::format("(?>{})", expression);
+  }
+
+  static constexpr int kMaxDepth = 16;
 
   std::string_view in_;
   std::size_t position_ = 0;

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "common/check.h"
-#include "common/log.h"
 #include "model/tokenizer_pattern.h"
 #include "model/utf8.h"
 
@@ -100,7 +99,11 @@ Regex::Regex(Code code)
 
 Result<Regex> Regex::compile(std::string_view pattern) {
   MOIETY_ASSIGN(const std::string translated, translate_pattern(pattern));
-  return make(translated, PCRE2_UCP);
+  MOIETY_ASSIGN(Regex regex, make(translated, PCRE2_UCP));
+  constexpr std::size_t kMostShown = 200;
+  regex.shown_ = pattern.substr(0, kMostShown);
+  if (pattern.size() > kMostShown) regex.shown_ += "...";
+  return regex;
 }
 
 Result<Regex> Regex::literal(std::string_view text) {
@@ -109,7 +112,7 @@ Result<Regex> Regex::literal(std::string_view text) {
   return regex;
 }
 
-void Regex::find_all(std::string_view text, std::vector<Span>& matches) const {
+Result<void> Regex::find_all(std::string_view text, std::vector<Span>& matches) const {
   matches.clear();
   std::size_t start = 0;
   if (!literal_.empty()) {
@@ -117,17 +120,18 @@ void Regex::find_all(std::string_view text, std::vector<Span>& matches) const {
       matches.push_back({start, start + literal_.size()});
       start += literal_.size();
     }
-    return;
+    return {};
   }
   thread_local MatchScratch scratch;
   scratch.begin(text.size());
   while (start <= text.size()) {
     const int found = scratch.match(code_.get(), is_compiled_, text, start);
-    if (found == PCRE2_ERROR_NOMATCH) return;
+    if (found == PCRE2_ERROR_NOMATCH) return {};
     if (found < 0) {
-      log_error("tokenizer: a pattern failed on a text of {} bytes, the rest stays one piece: {}",
-                text.size(), message_of(found));
-      return;
+      return fail(ErrorCode::kResourceExhausted,
+                  "the tokenizer's pattern " + shown_ + " failed on a text of " +
+                      std::to_string(text.size()) + " bytes (" + message_of(found) +
+                      "): give it in shorter pieces");
     }
     const std::size_t* bounds = pcre2_get_ovector_pointer(scratch.data());
     const Span match{bounds[0], bounds[1]};
@@ -138,11 +142,12 @@ void Regex::find_all(std::string_view text, std::vector<Span>& matches) const {
     matches.push_back(match);
     start = match.end;
   }
+  return {};
 }
 
-std::string Regex::replace_all(std::string_view text, std::string_view content) const {
+Result<std::string> Regex::replace_all(std::string_view text, std::string_view content) const {
   std::vector<Span> matches;
-  find_all(text, matches);
+  MOIETY_TRY(find_all(text, matches));
   std::string out;
   out.reserve(text.size());
   std::size_t done = 0;

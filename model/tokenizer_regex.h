@@ -28,12 +28,12 @@ class Regex {
   static Result<Regex> literal(std::string_view text);
 
   /// Replaces `matches` by the matches in `text` (valid UTF-8), leftmost first, in order. An empty
-  /// match right after another match does not count. A match that takes more than 10 million steps
-  /// of backtracking and 64 for each byte of the text is logged as an error and ends the search, so
-  /// that a pattern of exponential cost holds nobody up.
-  void find_all(std::string_view text, std::vector<Span>& matches) const;
-  /// `text` with `content` in place of each match.
-  std::string replace_all(std::string_view text, std::string_view content) const;
+  /// match right after another match does not count. kResourceExhausted: a match took more than 10
+  /// million steps of backtracking and 64 for each byte of the text, so that a pattern of
+  /// exponential cost holds nobody up.
+  Result<void> find_all(std::string_view text, std::vector<Span>& matches) const;
+  /// `text` with `content` in place of each match; errors are find_all's.
+  Result<std::string> replace_all(std::string_view text, std::string_view content) const;
 
  private:
   struct Free {
@@ -43,6 +43,7 @@ class Regex {
   static Result<Regex> make(std::string_view pattern, unsigned options);
   explicit Regex(Code code);
   Code code_;
+  std::string shown_;         // the pattern as written, cut short; for errors
   std::string literal_;       // a pattern that needs no regular expression, if not empty
   bool is_compiled_ = false;  // to machine code
 };

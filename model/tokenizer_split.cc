@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "model/byte_level.h"
+#include "model/tokenizer_unicode.h"
+#include "model/utf8.h"
+
 namespace moiety {
 namespace {
 
@@ -46,10 +50,100 @@ void apply_behavior(SplitBehavior behavior, std::vector<Part>& parts) {
   }
 }
 
+Result<void> find_characters(bool (*wanted)(char32_t),
+                             std::string_view text,
+                             std::vector<Regex::Span>& matches) {
+  matches.clear();
+  for (std::size_t begin = 0; begin < text.size();) {
+    const CodePoint character = first_code_point(text.substr(begin));
+    if (wanted(character.value)) matches.push_back({begin, begin + character.bytes});
+    begin += character.bytes;
+  }
+  return {};
+}
+
+// Cuts `text` before each character for which starts(character, keep) is true; `keep` then says
+// whether the piece that begins there goes to `out`.
+template <class Starts>
+void cut_where(std::string_view text, std::vector<std::string_view>& out, Starts starts) {
+  std::size_t begin = 0;
+  bool keep = false;
+  const auto end_piece = [&](std::size_t end) {
+    if (keep && end > begin) out.push_back(text.substr(begin, end - begin));
+    begin = end;
+  };
+  for (std::size_t at = 0; at < text.size();) {
+    const CodePoint character = first_code_point(text.substr(at));
+    bool next_keep = keep;
+    if (starts(character.value, next_keep)) {
+      end_piece(at);
+      keep = next_keep;
+    }
+    at += character.bytes;
+  }
+  end_piece(text.size());
+}
+
+void cut_words(std::string_view text, std::vector<std::string_view>& out) {
+  enum class Kind { kNone, kSpace, kWord, kOther };
+  Kind last = Kind::kNone;
+  cut_where(text, out, [&](char32_t value, bool& keep) {
+    const Kind kind = is_word_character(value) ? Kind::kWord
+                      : is_white_space(value)  ? Kind::kSpace
+                                               : Kind::kOther;
+    const bool changes = kind != last;
+    last = kind;
+    keep = kind != Kind::kSpace;
+    return changes;
+  });
+}
+
+void cut_scripts(std::string_view text, std::vector<std::string_view>& out) {
+  constexpr int kAny = -1;
+  int last = kAny;
+  cut_where(text, out, [&](char32_t value, bool& keep) {
+    const int script = script_of(value);
+    if (script == kAny || script == last) return false;
+    last = script;
+    keep = true;
+    return true;
+  });
+}
+
+void cut_fixed(std::string_view text,
+               std::size_t num_characters,
+               std::vector<std::string_view>& out) {
+  std::size_t count = 0;
+  cut_where(text, out, [&](char32_t, bool& keep) {
+    keep = true;
+    return count++ % num_characters == 0;
+  });
+}
+
 }  // namespace
 
 void PreTokenizer::add_split(Regex pattern, SplitBehavior behavior, bool invert) {
   steps_.emplace_back(Split{std::move(pattern), behavior, invert});
+}
+
+void PreTokenizer::add_split(bool (*is_delimiter)(char32_t), SplitBehavior behavior) {
+  steps_.emplace_back(Delimiters{is_delimiter, behavior});
+}
+
+void PreTokenizer::add_words() { steps_.emplace_back(Words{}); }
+
+void PreTokenizer::add_scripts() { steps_.emplace_back(Scripts{}); }
+
+void PreTokenizer::add_fixed_length(std::size_t num_characters) {
+  steps_.emplace_back(FixedLength{num_characters});
+}
+
+void PreTokenizer::add_byte_level() { steps_.emplace_back(ByteLevel{}); }
+
+bool PreTokenizer::remove_last_byte_level() {
+  if (steps_.empty() || !std::holds_alternative<ByteLevel>(steps_.back())) return false;
+  steps_.pop_back();
+  return true;
 }
 
 void PreTokenizer::add_prefix_space() { steps_.emplace_back(PrefixSpace{}); }
@@ -70,26 +164,22 @@ void PreTokenizer::cover(std::size_t size, bool invert, Scratch& scratch) {
   if (done != size) scratch.parts.push_back({done, size, invert});
 }
 
-bool PreTokenizer::split(const Split& step, Scratch& scratch) {
-  bool from_start = true;
-  scratch.cut.clear();
+template <class Find>
+Result<void> PreTokenizer::split(SplitBehavior behavior, bool invert, Scratch& scratch, Find find) {
   for (const std::string_view& piece : scratch.pieces) {
-    const bool is_first = &piece == &scratch.pieces.front();
-    step.pattern.find_all(piece, scratch.matches);
-    if (scratch.matches.empty() && !step.invert) {
+    MOIETY_TRY(find(piece, scratch.matches));
+    if (scratch.matches.empty() && !invert) {
       scratch.cut.push_back(piece);
       continue;
     }
-    cover(piece.size(), step.invert, scratch);
-    apply_behavior(step.behavior, scratch.parts);
-    if (is_first) from_start = !scratch.parts.empty() && scratch.parts.front().begin == 0;
+    cover(piece.size(), invert, scratch);
+    apply_behavior(behavior, scratch.parts);
     for (const auto& part : scratch.parts) {
       if (part.begin == part.end) continue;
       scratch.cut.push_back(piece.substr(part.begin, part.end - part.begin));
     }
   }
-  scratch.pieces.swap(scratch.cut);
-  return from_start;
+  return {};
 }
 
 void PreTokenizer::metaspace(const Metaspace& step, bool at_start, Scratch& scratch) {
@@ -111,24 +201,55 @@ void PreTokenizer::metaspace(const Metaspace& step, bool at_start, Scratch& scra
   }
 }
 
-const std::vector<std::string_view>& PreTokenizer::apply(std::string_view text,
-                                                         bool at_start,
-                                                         Scratch& scratch) const {
+Result<void> PreTokenizer::apply(std::string_view text, bool at_start, Scratch& scratch) const {
   scratch.texts.clear();
   scratch.pieces.clear();
   if (!text.empty()) scratch.pieces.push_back(text);
   for (const auto& step : steps_) {
-    if (const auto* pattern = std::get_if<Split>(&step)) {
-      at_start = split(*pattern, scratch) && at_start;
-    } else if (const auto* mark = std::get_if<Metaspace>(&step)) {
+    if (scratch.pieces.empty()) break;
+    if (const auto* mark = std::get_if<Metaspace>(&step)) {
       metaspace(*mark, at_start, scratch);
-    } else {
+      continue;
+    }
+    if (std::holds_alternative<PrefixSpace>(step)) {
       for (std::string_view& piece : scratch.pieces) {
         if (!piece.starts_with(' ')) piece = scratch.texts.emplace_back(" ").append(piece);
       }
+      continue;
     }
+    if (std::holds_alternative<ByteLevel>(step)) {
+      for (std::string_view& piece : scratch.pieces) {
+        std::string& spelled = scratch.texts.emplace_back();
+        append_byte_level(piece, spelled);
+        piece = spelled;
+      }
+      continue;
+    }
+    scratch.cut.clear();
+    if (const auto* cut = std::get_if<Split>(&step)) {
+      MOIETY_TRY(split(cut->behavior, cut->invert, scratch, [&](auto piece, auto& matches) {
+        return cut->pattern.find_all(piece, matches);
+      }));
+    } else if (const auto* at = std::get_if<Delimiters>(&step)) {
+      MOIETY_TRY(split(at->behavior, false, scratch, [&](auto piece, auto& matches) {
+        return find_characters(at->is_delimiter, piece, matches);
+      }));
+    } else {
+      for (const std::string_view& piece : scratch.pieces) {
+        if (std::holds_alternative<Words>(step)) {
+          cut_words(piece, scratch.cut);
+        } else if (std::holds_alternative<Scripts>(step)) {
+          cut_scripts(piece, scratch.cut);
+        } else {
+          cut_fixed(piece, std::get<FixedLength>(step).num_characters, scratch.cut);
+        }
+      }
+    }
+    at_start = at_start && !scratch.cut.empty() &&
+               scratch.cut.front().data() == scratch.pieces.front().data();
+    scratch.pieces.swap(scratch.cut);
   }
-  return scratch.pieces;
+  return {};
 }
 
 }  // namespace moiety

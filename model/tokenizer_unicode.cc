@@ -4,8 +4,13 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <array>
+#include <cctype>
+#include <cstdint>
+#include <initializer_list>
 #include <iterator>
+#include <span>
+
+#include "model/tokenizer_tables.h"
 
 namespace moiety {
 namespace {
@@ -15,62 +20,68 @@ constexpr CodePointRange kWhiteSpace[] = {
     {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000},
 };
 
-constexpr std::array<std::string_view, 32> kCategories = {
-    "L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M", "Mn", "Mc", "Me", "N",  "Nd", "Nl", "No", "P",  "Pc",
-    "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "S", "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp", "Cc"};
-
-struct Assigned {
-  char32_t first;
-  char32_t last;
-  std::string_view category;
+// Names of general categories, in lower case and without _, and PCRE2's.
+struct Name {
+  std::string_view names;
+  std::string_view name;
 };
-
-// Code points assigned in Unicode 15.0, 15.1 and 16.0 with their general category
-// (DerivedGeneralCategory).
-constexpr Assigned kAssignedSince14[] = {
-    {0x897, 0x897, "Mn"},     {0xCF3, 0xCF3, "Mc"},     {0xECE, 0xECE, "Mn"},
-    {0x1B4E, 0x1B4F, "Po"},   {0x1B7F, 0x1B7F, "Po"},   {0x1C89, 0x1C89, "Lu"},
-    {0x1C8A, 0x1C8A, "Ll"},   {0x2427, 0x2429, "So"},   {0x2FFC, 0x2FFF, "So"},
-    {0x31E4, 0x31E5, "So"},   {0x31EF, 0x31EF, "So"},   {0xA7CB, 0xA7CC, "Lu"},
-    {0xA7CD, 0xA7CD, "Ll"},   {0xA7DA, 0xA7DA, "Lu"},   {0xA7DB, 0xA7DB, "Ll"},
-    {0xA7DC, 0xA7DC, "Lu"},   {0x105C0, 0x105F3, "Lo"}, {0x10D40, 0x10D49, "Nd"},
-    {0x10D4A, 0x10D4D, "Lo"}, {0x10D4E, 0x10D4E, "Lm"}, {0x10D4F, 0x10D4F, "Lo"},
-    {0x10D50, 0x10D65, "Lu"}, {0x10D69, 0x10D6D, "Mn"}, {0x10D6E, 0x10D6E, "Pd"},
-    {0x10D6F, 0x10D6F, "Lm"}, {0x10D70, 0x10D85, "Ll"}, {0x10D8E, 0x10D8F, "Sm"},
-    {0x10EC2, 0x10EC4, "Lo"}, {0x10EFC, 0x10EFF, "Mn"}, {0x1123F, 0x11240, "Lo"},
-    {0x11241, 0x11241, "Mn"}, {0x11380, 0x11389, "Lo"}, {0x1138B, 0x1138B, "Lo"},
-    {0x1138E, 0x1138E, "Lo"}, {0x11390, 0x113B5, "Lo"}, {0x113B7, 0x113B7, "Lo"},
-    {0x113B8, 0x113BA, "Mc"}, {0x113BB, 0x113C0, "Mn"}, {0x113C2, 0x113C2, "Mc"},
-    {0x113C5, 0x113C5, "Mc"}, {0x113C7, 0x113CA, "Mc"}, {0x113CC, 0x113CD, "Mc"},
-    {0x113CE, 0x113CE, "Mn"}, {0x113CF, 0x113CF, "Mc"}, {0x113D0, 0x113D0, "Mn"},
-    {0x113D1, 0x113D1, "Lo"}, {0x113D2, 0x113D2, "Mn"}, {0x113D3, 0x113D3, "Lo"},
-    {0x113D4, 0x113D5, "Po"}, {0x113D7, 0x113D8, "Po"}, {0x113E1, 0x113E2, "Mn"},
-    {0x116D0, 0x116E3, "Nd"}, {0x11B00, 0x11B09, "Po"}, {0x11BC0, 0x11BE0, "Lo"},
-    {0x11BE1, 0x11BE1, "Po"}, {0x11BF0, 0x11BF9, "Nd"}, {0x11F00, 0x11F01, "Mn"},
-    {0x11F02, 0x11F02, "Lo"}, {0x11F03, 0x11F03, "Mc"}, {0x11F04, 0x11F10, "Lo"},
-    {0x11F12, 0x11F33, "Lo"}, {0x11F34, 0x11F35, "Mc"}, {0x11F36, 0x11F3A, "Mn"},
-    {0x11F3E, 0x11F3F, "Mc"}, {0x11F40, 0x11F40, "Mn"}, {0x11F41, 0x11F41, "Mc"},
-    {0x11F42, 0x11F42, "Mn"}, {0x11F43, 0x11F4F, "Po"}, {0x11F50, 0x11F59, "Nd"},
-    {0x11F5A, 0x11F5A, "Mn"}, {0x1342F, 0x1342F, "Lo"}, {0x13439, 0x1343F, "Cf"},
-    {0x13440, 0x13440, "Mn"}, {0x13441, 0x13446, "Lo"}, {0x13447, 0x13455, "Mn"},
-    {0x13460, 0x143FA, "Lo"}, {0x16100, 0x1611D, "Lo"}, {0x1611E, 0x16129, "Mn"},
-    {0x1612A, 0x1612C, "Mc"}, {0x1612D, 0x1612F, "Mn"}, {0x16130, 0x16139, "Nd"},
-    {0x16D40, 0x16D42, "Lm"}, {0x16D43, 0x16D6A, "Lo"}, {0x16D6B, 0x16D6C, "Lm"},
-    {0x16D6D, 0x16D6F, "Po"}, {0x16D70, 0x16D79, "Nd"}, {0x18CFF, 0x18CFF, "Lo"},
-    {0x1B132, 0x1B132, "Lo"}, {0x1B155, 0x1B155, "Lo"}, {0x1CC00, 0x1CCEF, "So"},
-    {0x1CCF0, 0x1CCF9, "Nd"}, {0x1CD00, 0x1CEB3, "So"}, {0x1D2C0, 0x1D2D3, "No"},
-    {0x1DF25, 0x1DF2A, "Ll"}, {0x1E030, 0x1E06D, "Lm"}, {0x1E08F, 0x1E08F, "Mn"},
-    {0x1E4D0, 0x1E4EA, "Lo"}, {0x1E4EB, 0x1E4EB, "Lm"}, {0x1E4EC, 0x1E4EF, "Mn"},
-    {0x1E4F0, 0x1E4F9, "Nd"}, {0x1E5D0, 0x1E5ED, "Lo"}, {0x1E5EE, 0x1E5EF, "Mn"},
-    {0x1E5F0, 0x1E5F0, "Lo"}, {0x1E5F1, 0x1E5FA, "Nd"}, {0x1E5FF, 0x1E5FF, "Po"},
-    {0x1F6DC, 0x1F6DC, "So"}, {0x1F774, 0x1F776, "So"}, {0x1F77B, 0x1F77F, "So"},
-    {0x1F7D9, 0x1F7D9, "So"}, {0x1F8B2, 0x1F8BB, "So"}, {0x1F8C0, 0x1F8C1, "So"},
-    {0x1FA75, 0x1FA77, "So"}, {0x1FA87, 0x1FA89, "So"}, {0x1FA8F, 0x1FA8F, "So"},
-    {0x1FAAD, 0x1FAAF, "So"}, {0x1FABB, 0x1FABF, "So"}, {0x1FAC6, 0x1FAC6, "So"},
-    {0x1FACE, 0x1FACF, "So"}, {0x1FADA, 0x1FADC, "So"}, {0x1FADF, 0x1FADF, "So"},
-    {0x1FAE8, 0x1FAE9, "So"}, {0x1FAF7, 0x1FAF8, "So"}, {0x1FBCB, 0x1FBEF, "So"},
-    {0x2B739, 0x2B739, "Lo"}, {0x2EBF0, 0x2EE5D, "Lo"}, {0x31350, 0x323AF, "Lo"},
+constexpr Name kCategories[] = {
+    {"l letter", "L"},
+    {"lu uppercaseletter", "Lu"},
+    {"ll lowercaseletter", "Ll"},
+    {"lt titlecaseletter", "Lt"},
+    {"lm modifierletter", "Lm"},
+    {"lo otherletter", "Lo"},
+    {"m mark combiningmark", "M"},
+    {"mn nonspacingmark", "Mn"},
+    {"mc spacingmark", "Mc"},
+    {"me enclosingmark", "Me"},
+    {"n number", "N"},
+    {"nd decimalnumber digit", "Nd"},
+    {"nl letternumber", "Nl"},
+    {"no othernumber", "No"},
+    {"p punctuation punct", "P"},
+    {"pc connectorpunctuation", "Pc"},
+    {"pd dashpunctuation", "Pd"},
+    {"ps openpunctuation", "Ps"},
+    {"pe closepunctuation", "Pe"},
+    {"pi initialpunctuation", "Pi"},
+    {"pf finalpunctuation", "Pf"},
+    {"po otherpunctuation", "Po"},
+    {"s symbol", "S"},
+    {"sm mathsymbol", "Sm"},
+    {"sc currencysymbol", "Sc"},
+    {"sk modifiersymbol", "Sk"},
+    {"so othersymbol", "So"},
+    {"z separator", "Z"},
+    {"zs spaceseparator", "Zs"},
+    {"zl lineseparator", "Zl"},
+    {"zp paragraphseparator", "Zp"},
+    {"cc control cntrl", "Cc"},
+    {"cf format", "Cf"},
+    {"co privateuse", "Co"},
 };
+constexpr Name kProperties[] = {
+    {"alphabetic alpha", "Alphabetic"},
+    {"uppercase upper", "Uppercase"},
+    {"lowercase lower", "Lowercase"},
+    {"whitespace space", "White_Space"},
+    {"emoji", "Emoji"},
+    {"emojipresentation", "Emoji_Presentation"},
+    {"emojimodifier", "Emoji_Modifier"},
+    {"emojimodifierbase", "Emoji_Modifier_Base"},
+    {"emojicomponent", "Emoji_Component"},
+    {"extendedpictographic", "Extended_Pictographic"},
+    {"ideographic", "Ideographic"},
+    {"unifiedideograph", "Unified_Ideograph"},
+    {"math", "Math"},
+    {"dash", "Dash"},
+    {"hexdigit", "Hex_Digit"},
+    {"asciihexdigit xdigit", "ASCII_Hex_Digit"},
+};
+// Characters of words that are no letters, marks, decimal digits or letter-like numbers.
+constexpr std::string_view kEnclosedLetters =
+    "\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}";
 
 // Characters that have a decomposition, a composition or a combining class since Unicode 11 or
 // later.
@@ -106,11 +117,73 @@ bool contains(std::span<const CodePointRange> ranges, char32_t value) {
   return after != ranges.begin() && value <= std::prev(after)->last;
 }
 
+/// True when `word` is one of the words of `list`, which have a space between them.
+bool has_word(std::string_view list, std::string_view word) {
+  while (!list.empty()) {
+    const std::size_t size = std::min(list.find(' '), list.size());
+    if (list.substr(0, size) == word) return true;
+    list.remove_prefix(std::min(size + 1, list.size()));
+  }
+  return false;
+}
+
+std::string range_class(char32_t first, char32_t last) {
+  std::string body = fmt::format("\\x{{{:x}}}", static_cast<std::uint32_t>(first));
+  if (last > first) body += fmt::format("-\\x{{{:x}}}", static_cast<std::uint32_t>(last));
+  return body;
+}
+
+/// The class body of the newer characters that `belongs` takes.
+template <class Belongs>
+std::string newer_class(Belongs belongs) {
+  std::string body;
+  for (const auto& newer : unicode_tables::newer_characters()) {
+    if (belongs(newer)) body += range_class(newer.first, newer.last);
+  }
+  return body;
+}
+
+std::string category_class(std::string_view category) {
+  return fmt::format("\\p{{{}}}", category) +
+         newer_class([&](const auto& newer) { return newer.category.starts_with(category); });
+}
+
+std::string categories_class(std::initializer_list<std::string_view> categories) {
+  std::string body;
+  for (std::string_view category : categories) body += category_class(category);
+  return body;
+}
+
+template <class Table>
+auto find_name(const Table& table, std::string_view wanted) {
+  return std::find_if(std::begin(table), std::end(table),
+                      [&](const auto& entry) { return has_word(entry.names, wanted); });
+}
+
 }  // namespace
 
-std::span<const CodePointRange> white_space_ranges() { return kWhiteSpace; }
-
 bool is_white_space(char32_t value) { return contains(kWhiteSpace, value); }
+
+bool is_punctuation(char32_t value) { return contains(unicode_tables::punctuation(), value); }
+
+bool is_combining_mark(char32_t value) {
+  return contains(unicode_tables::combining_marks(), value);
+}
+
+bool is_bert_accent(char32_t value) { return contains(unicode_tables::bert_accents(), value); }
+
+bool is_bert_control(char32_t value) { return contains(unicode_tables::bert_control(), value); }
+
+bool is_bert_chinese(char32_t value) { return contains(unicode_tables::bert_chinese(), value); }
+
+int script_of(char32_t value) {
+  const auto ranges = unicode_tables::scripts();
+  const auto after =
+      std::upper_bound(ranges.begin(), ranges.end(), value,
+                       [](char32_t wanted, const auto& range) { return wanted < range.first; });
+  if (after == ranges.begin() || value > std::prev(after)->last) return -1;
+  return std::prev(after)->script;
+}
 
 bool is_left_alone_by_normal_forms(char32_t value) { return contains(kNormalizedSince10, value); }
 
@@ -131,32 +204,89 @@ bool is_word_character(char32_t value) {
     case UTF8PROC_CATEGORY_SO:  // the enclosed letters are Other_Alphabetic
       return (value >= 0x24B6 && value <= 0x24E9) || (value >= 0x1F130 && value <= 0x1F149) ||
              (value >= 0x1F150 && value <= 0x1F169) || (value >= 0x1F170 && value <= 0x1F189);
-    case UTF8PROC_CATEGORY_CN:
-      return std::any_of(
-          std::begin(kAssignedSince14), std::end(kAssignedSince14), [&](const Assigned& range) {
-            const bool of_words =
-                range.category[0] == 'L' || range.category[0] == 'M' || range.category == "Nd";
-            return of_words && value >= range.first && value <= range.last;
-          });
+    case UTF8PROC_CATEGORY_CN: {
+      const auto newer = unicode_tables::newer_characters();
+      return std::any_of(newer.begin(), newer.end(), [&](const auto& range) {
+        const bool of_words = range.category.starts_with('L') || range.category.starts_with('M') ||
+                              range.category == "Nd";
+        return of_words && value >= range.first && value <= range.last;
+      });
+    }
     default:
       return value == 0x200C || value == 0x200D;
   }
 }
 
-bool is_known_category(std::string_view category) {
-  return std::find(kCategories.begin(), kCategories.end(), category) != kCategories.end();
+CharacterSet white_space_set() {
+  CharacterSet set;
+  for (CodePointRange range : kWhiteSpace) set.body += range_class(range.first, range.last);
+  return set;
 }
 
-std::string category_class(std::string_view category) {
-  std::string body = fmt::format("\\p{{{}}}", category);
-  for (const Assigned& range : kAssignedSince14) {
-    if (!range.category.starts_with(category)) continue;
-    body += fmt::format("\\x{{{:x}}}", static_cast<std::uint32_t>(range.first));
-    if (range.last > range.first) {
-      body += fmt::format("-\\x{{{:x}}}", static_cast<std::uint32_t>(range.last));
-    }
+CharacterSet decimal_digit_set() { return {.body = category_class("Nd")}; }
+
+CharacterSet word_set(bool in_class) {
+  CharacterSet set{.body = categories_class({"L", "M", "Nd", "Nl", "Pc"})};
+  set.body += kEnclosedLetters;
+  // A quirk of Oniguruma: superscripts and fractions of Latin-1, but not where the set is in [].
+  if (!in_class) set.body += "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
+  return set;
+}
+
+std::optional<CharacterSet> property_set(std::string_view name) {
+  std::string wanted;
+  for (const char c : name) {
+    if (c == ' ' || c == '_' || c == '-') continue;
+    wanted += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   }
-  return body;
+  if (wanted == "any") return CharacterSet{.body = "\\x{0}-\\x{10ffff}"};
+  if (wanted == "ascii") return CharacterSet{.body = "\\x{0}-\\x{7f}"};
+  if (wanted == "word") return word_set(false);
+  if (wanted == "alnum") {
+    std::optional<CharacterSet> set = property_set("alphabetic");
+    set->body += category_class("Nd");
+    return set;
+  }
+  if (wanted == "blank") return CharacterSet{.body = "\\t\\p{Zs}"};
+  if (wanted == "lc" || wanted == "casedletter") {
+    return CharacterSet{.body = categories_class({"Lu", "Ll", "Lt"})};
+  }
+  if (wanted == "c" || wanted == "other") {
+    return CharacterSet{.body = categories_class({"L", "M", "N", "P", "S", "Z"}), .negated = true};
+  }
+  if (wanted == "cn" || wanted == "unassigned") {
+    return CharacterSet{.body = categories_class({"L", "M", "N", "P", "S", "Z", "Cc", "Cf", "Co"}),
+                        .negated = true};
+  }
+  if (const auto found = find_name(kCategories, wanted); found != std::end(kCategories)) {
+    CharacterSet set{.body = category_class(found->name)};
+    if (found->name == "Mn") set.except = "\\x{1171e}";  // which Unicode 16 has moved to Mc
+    return set;
+  }
+  if (const auto found = find_name(kProperties, wanted); found != std::end(kProperties)) {
+    return CharacterSet{.body = fmt::format("\\p{{{}}}", found->name) +
+                                newer_class([&](const auto& newer) {
+                                  return has_word(newer.properties, found->name);
+                                })};
+  }
+  const auto scripts = unicode_tables::script_names();
+  if (const auto found = find_name(scripts, wanted); found != scripts.end()) {
+    CharacterSet set;
+    if (found->in_pcre2) set.body = fmt::format("\\p{{sc:{}}}", found->name);
+    set.body += newer_class([&](const auto& newer) { return newer.script == found->name; });
+    return set;
+  }
+  return std::nullopt;
+}
+
+std::optional<CharacterSet> posix_set(std::string_view name) {
+  if (name == "word") return word_set(true);
+  if (name == "punct") return CharacterSet{.body = categories_class({"P", "S"})};
+  for (std::string_view known : {"alnum", "alpha", "blank", "cntrl", "digit", "lower", "space",
+                                 "upper", "xdigit", "ascii"}) {
+    if (name == known) return property_set(name);
+  }
+  return std::nullopt;
 }
 
 }  // namespace moiety

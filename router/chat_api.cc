@@ -22,11 +22,14 @@ void post_chat_completions(const ApiContext& context, const PostRequest& post) {
     if (refused) return refuse(context, post, "messages", text.error().message);
     return post.responder->respond(error_response(text.error()));
   }
+  Result<std::vector<std::int32_t>> tokens =
+      context.tokenizer.encode(*text, request.add_special_tokens);
+  if (!tokens) return refuse(context, post, "messages", tokens.error().message);
   AnswerPlan plan;
   plan.deployment = *deployment;
   plan.prompt_field = "messages";
   plan.format = chat_format(context.tokenizer, request.fields.logprobs >= 0);
-  plan.prompts.push_back({tokenize(context, *text, request.add_special_tokens), ""});
+  plan.prompts.push_back({std::move(*tokens), ""});
   start_answer(context, post, request.fields, std::move(plan));
 }
 

@@ -6,12 +6,12 @@ namespace {
 
 constexpr std::int32_t kDefaultMaxTokens = 16;  // OpenAI's
 
-TokenizedPrompt tokenize_prompt(const ApiContext& context,
-                                const CompletionRequest& request,
-                                const Prompt& prompt) {
+Result<TokenizedPrompt> tokenize_prompt(const ApiContext& context,
+                                        const CompletionRequest& request,
+                                        const Prompt& prompt) {
   TokenizedPrompt tokenized;
   if (const auto* text = std::get_if<std::string>(&prompt)) {
-    tokenized.tokens = tokenize(context, *text, request.add_special_tokens);
+    MOIETY_ASSIGN(tokenized.tokens, context.tokenizer.encode(*text, request.add_special_tokens));
     if (request.echo) tokenized.echo = *text;
   } else {
     tokenized.tokens = std::get<std::vector<std::int32_t>>(prompt);
@@ -37,7 +37,9 @@ void post_completions(const ApiContext& context, const PostRequest& post) {
   plan.default_max_tokens = kDefaultMaxTokens;
   plan.format = completion_format(context.tokenizer, request.fields.logprobs >= 0);
   for (const Prompt& prompt : request.prompts) {
-    plan.prompts.push_back(tokenize_prompt(context, request, prompt));
+    Result<TokenizedPrompt> tokenized = tokenize_prompt(context, request, prompt);
+    if (!tokenized) return refuse(context, post, "prompt", tokenized.error().message);
+    plan.prompts.push_back(std::move(*tokenized));
   }
   start_answer(context, post, request.fields, std::move(plan));
 }

@@ -87,12 +87,6 @@ std::optional<std::string> find_deployment(const ApiContext& context,
   return std::nullopt;
 }
 
-std::vector<std::int32_t> tokenize(const ApiContext& context,
-                                   std::string_view text,
-                                   bool add_special) {
-  return context.tokenizer.encode(text, add_special);
-}
-
 void start_answer(const ApiContext& context,
                   const PostRequest& post,
                   const GenerationFields& fields,

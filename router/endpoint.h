@@ -49,11 +49,6 @@ struct TokenizedPrompt {
   std::string echo;  ///< comes before each answer
 };
 
-/// The tokens of a text; `add_special`: and those that the tokenizer puts around it.
-std::vector<std::int32_t> tokenize(const ApiContext& context,
-                                   std::string_view text,
-                                   bool add_special);
-
 struct AnswerPlan {
   std::string deployment;
   std::vector<TokenizedPrompt> prompts;  ///< each gets fields.n answers

@@ -24,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::string repaired;
   moiety::append_replacing_invalid(text, repaired);
   MOIETY_CHECK(moiety::is_valid_utf8(repaired), "not repaired");
-  const auto ids = tokenizer().encode(text);
+  const auto ids = *tokenizer().encode(text);
   MOIETY_CHECK(tokenizer().decode(ids, false) == repaired, "the text does not come back");
 
   std::vector<std::int32_t> drawn;

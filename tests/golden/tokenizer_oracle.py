@@ -117,6 +117,17 @@ def texts(tokenizer: Tokenizer, rng: random.Random, scale: int) -> list[str]:
     return cases
 
 
+def every_character() -> list[str]:
+    """Every character that some table may tell from its neighbours, beside each other and beside letters."""
+    codes = [code for code in range(0x110000) if code < 0x33000 and not 0xD800 <= code < 0xE000
+             or 0xE0000 <= code < 0xE0200 or code & 0xFFFF in (0, 0xFFFE, 0xFFFF)]
+    cases = []
+    for begin in range(0, len(codes), 1000):
+        characters = list(map(chr, codes[begin:begin + 1000]))
+        cases += ["".join(characters), "a".join(characters)]
+    return cases
+
+
 def sequences(tokenizer: Tokenizer, rng: random.Random) -> list[list[int]]:
     size = tokenizer.get_vocab_size()
     special = [i for i, token in tokenizer.get_added_tokens_decoder().items()]
@@ -130,19 +141,22 @@ def sequences(tokenizer: Tokenizer, rng: random.Random) -> list[list[int]]:
     return cases
 
 
-def write_cases(tokenizer_folder: Path, output: Path, seed: int = 20, scale: int = 1) -> int:
-    """Returns the number of texts."""
+def write_cases(tokenizer_folder: Path, output: Path, seed: int = 20, scale: int = 1, every: bool = False) -> int:
+    """Returns the number of texts. `every`: every character, and fewer texts and sequences else."""
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     rng = random.Random(seed)
     cases = list(dict.fromkeys(texts(tokenizer, rng, scale)))
+    if every:
+        cases = [text for text in cases if len(text) < 100][:200] + every_character()
     encoded = [(text, tokenizer.encode(text, add_special_tokens=False).ids) for text in cases]
     with output.open("w", encoding="utf-8") as file:
         for text, ids in encoded:
             template = tokenizer.encode(text, add_special_tokens=True).ids
             file.write(json.dumps({"text": text, "ids": ids, "template": template}) + "\n")
-        for ids in [ids for _, ids in encoded] + sequences(tokenizer, rng):
+        decoded = [] if every else [ids for _, ids in encoded]
+        for ids in decoded + sequences(tokenizer, rng):
             case = {"ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=False),
                     "visible": tokenizer.decode(ids, skip_special_tokens=True)}
             file.write(json.dumps(case) + "\n")

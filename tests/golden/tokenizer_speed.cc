@@ -35,7 +35,7 @@ int run(const char* folder, const char* file) {
     if (c != '\n') continue;
     std::size_t tokens = 0;
     const double start = cpu_seconds();
-    for (const std::string& text : texts) tokens += tokenizer->encode(text).size();
+    for (const std::string& text : texts) tokens += tokenizer->encode(text)->size();
     fmt::print("{:.6f} {}\n", cpu_seconds() - start, tokens);
     std::fflush(stdout);
   }

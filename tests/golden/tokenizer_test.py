@@ -2,6 +2,7 @@
 
   --bundled    on the bundled tokenizer.json, and on variants of it that use the other parts
   --fallback   on tokenizers over characters with byte fallback, made here
+  --characters on variants of the bundled file that tell every character from every other
   --real       on the tokenizers of four published models (real_tokenizers.py)
 
 Needs `tokenizers` in the Python that runs this, and the built program tokenizer_check.
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import real_tokenizers
+import tokenizer_characters
 import tokenizer_fallback
 import tokenizer_variants
 from tokenizer_oracle import write_cases
@@ -27,15 +29,15 @@ class Comparison:
         self.seed = seed
         self.failures = 0
 
-    def run(self, name: str, content: str, whole: bool) -> None:
-        """`whole`: over at least 2,000 texts, else 700."""
+    def run(self, name: str, content: str, whole: bool, every: bool) -> None:
+        """`whole`: over at least 2,000 texts; `every`: over every character; else over 700 texts."""
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "tokenizer.json").write_text(content, encoding="utf-8")
             cases = Path(folder) / "cases.jsonl"
-            count = write_cases(Path(folder), cases, self.seed, 3 if whole else 1)
+            count = write_cases(Path(folder), cases, self.seed, 3 if whole else 1, every)
             print(f"{name}: ", end="", flush=True)
             done = subprocess.run([self.program, folder, cases], check=False)
-        least = 2000 if whole else 700
+        least = 2000 if whole else 250 if every else 700
         if done.returncode != 0 or count < least:
             print(f"{name}: FAILED with {count} texts (at least {least} are needed)", file=sys.stderr)
             self.failures += 1
@@ -45,16 +47,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", type=Path, required=True, help="the program tokenizer_check")
     parser.add_argument("--seed", type=int, default=20)
-    for kind in ("bundled", "fallback", "real"):
+    for kind in ("bundled", "fallback", "characters", "real"):
         parser.add_argument(f"--{kind}", action="store_true")
     parser.add_argument("--only", default="", help="variants whose name contains this")
     arguments = parser.parse_args()
     comparison = Comparison(arguments.check, arguments.seed)
     files = []
+    bundled = BUNDLED.read_text(encoding="utf-8")
     if arguments.bundled:
-        files += tokenizer_variants.variants(BUNDLED.read_text(encoding="utf-8"))
+        files += tokenizer_variants.variants(bundled)
     if arguments.fallback:
         files += tokenizer_fallback.variants()
+    characters = list(tokenizer_characters.variants(bundled)) if arguments.characters else []
+    files += characters
     try:
         for name in real_tokenizers.PACKAGES if arguments.real else ():
             path = real_tokenizers.ensure(name) / "tokenizer.json"
@@ -63,11 +68,11 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     if not files:
-        parser.error("nothing to compare: give --bundled, --fallback or --real")
+        parser.error("nothing to compare: give --bundled, --fallback, --characters or --real")
     for name, content in files:
         if arguments.only in name:
             whole = name in ("as it is", "Mixtral") or name in real_tokenizers.PACKAGES
-            comparison.run(name, content, whole)
+            comparison.run(name, content, whole, (name, content) in characters)
     return 1 if comparison.failures else 0
 
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "model/tokenizer_added.h"
+#include "model/tokenizer_normalizer.h"
 #include "model/tokenizer_pattern.h"
 #include "model/tokenizer_regex.h"
 #include "model/tokenizer_split.h"
@@ -64,7 +65,8 @@ std::vector<std::string> matches(std::string_view pattern, const std::string& te
   const auto regex = Regex::compile(pattern);
   EXPECT_TRUE(regex) << regex.error().message;
   std::vector<Regex::Span> spans;
-  if (regex) regex->find_all(text, spans);
+  if (!regex) return {};
+  EXPECT_TRUE(regex->find_all(text, spans));
   std::vector<std::string> found;
   for (const auto& span : spans) found.push_back(text.substr(span.begin, span.end - span.begin));
   return found;
@@ -87,6 +89,41 @@ TEST(Regex, ReadsPatternsAsOniguruma) {
   EXPECT_THAT(matches("\\s+(?!\\S)|\\s+", "a   b"), ElementsAre("  ", " "));
 }
 
+// What Oniguruma says is in tests/golden/tokenizer_variants.py's comparison, for every character.
+TEST(Regex, ReadsSetsAsOniguruma) {
+  EXPECT_THAT(matches("\\w+", "a_1\u00b2\u24b6-\u200d\u00e9"),
+              ElementsAre("a_1\u00b2\u24b6", "\u00e9"));
+  EXPECT_THAT(matches("[\\w]+", "a\u00b2b"), ElementsAre("a", "b")) << "another set in a class";
+  EXPECT_THAT(matches("\\b\\w", "ab c-d"), ElementsAre("a", "c", "d"));
+  EXPECT_THAT(matches("a\\B", "a ab"), ElementsAre("a"));
+  EXPECT_THAT(matches("\\h+\\H", "aF9g"), ElementsAre("aF9g"));
+  EXPECT_THAT(matches("\\p{Han}+|\\p{Kawi}", "\u6771a\u4eac\U00011f04"),
+              ElementsAre("\u6771", "\u4eac", "\U00011f04"));
+  EXPECT_THAT(matches("\\p{hiragana}|\\P{^LATIN}", "a\u3042\u30a2"), ElementsAre("a", "\u3042"));
+  EXPECT_THAT(matches("\\p{Cn}", "a\u0378\u0897"), ElementsAre("\u0378"));
+  EXPECT_THAT(matches("\\p{Mn}", "\u0301\U0001171e"), ElementsAre("\u0301"));
+  EXPECT_THAT(matches("[a[bc]]+", "abcd"), ElementsAre("abc"));
+  EXPECT_THAT(matches("[a-z&&[^aeiou]]+", "hello"), ElementsAre("h", "ll"));
+  EXPECT_THAT(matches("[^a-c&&b-d[x]]", "abcdx"), ElementsAre("a", "d", "x"));
+  EXPECT_THAT(matches("[^\\W_]+", "a_b-"), ElementsAre("a", "b"));
+  EXPECT_THAT(matches("[^[^a]b]", "abc"), ElementsAre("a"));
+  EXPECT_THAT(matches("[[:alpha:]]+|[[:^space:]]", "ab1 "), ElementsAre("ab", "1"));
+  EXPECT_THAT(matches("[\\D\\d]{3}", "a1-"), ElementsAre("a1-"));
+  EXPECT_THAT(matches("[[a]-z]", "a-zb"), ElementsAre("a", "-", "z"));
+  EXPECT_THAT(matches("(?<=[\\W])a|[a^]", "-a^"), ElementsAre("a", "^"));
+}
+
+TEST(Regex, TooManyStepsAreAnError) {
+  const auto regex = Regex::compile("(?:a|aa)+b");
+  ASSERT_TRUE(regex);
+  std::vector<Regex::Span> spans;
+  const auto found = regex->find_all(std::string(100, 'a'), spans);
+  ASSERT_FALSE(found);
+  EXPECT_EQ(found.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_THAT(found.error().message, HasSubstr("pattern (?:a|aa)+b failed on a text of 100 bytes"));
+  EXPECT_FALSE(regex->replace_all(std::string(100, 'a'), ""));
+}
+
 TEST(Regex, LongTextsMatch) {
   const std::string text(1 << 20, 'a');
   EXPECT_THAT(matches("(?:a|b)*", text), ElementsAre(text));
@@ -95,16 +132,19 @@ TEST(Regex, LongTextsMatch) {
 
 TEST(Regex, RefusesWhatItWouldReadDifferently) {
   const std::pair<const char*, const char*> cases[] = {
-      {"a\\w", "\\w at byte 1"},
-      {"\\bx", "\\b at byte 0"},
-      {"\\h", "\\h at byte 0"},
+      {"a\\X", "\\X at byte 1"},
+      {"\\Kx", "\\K at byte 0"},
       {"\\1", "\\1 at byte 0"},
-      {"\\p{Han}", "\\p{Han} at byte 0"},
-      {"\\p{Cn}", "\\p{Cn}"},
-      {"[a[bc]]", "[ inside a class"},
-      {"[[:alpha:]]", "[ inside a class"},
-      {"[a&&b]", "&& inside a class"},
-      {"[\\P{L}]", "a negated set inside a class"},
+      {"\\p{Hann}", "\\p{Hann} at byte 0"},
+      {"\\p{InBasicLatin}", "\\p{InBasicLatin}"},
+      {"[a[bc]", "a class without ]"},
+      {"[[:letter:]]", "[: that is no known [:name:]"},
+      {"[a&&]", "&& before nothing"},
+      {"[&&b]", "&& after nothing"},
+      {"[\\w-z]", "a range that starts with a set"},
+      {"(?i:[a[b]])", "a set made of others, regardless of case"},
+      {"(?i:[\\p{Greek}])", "\\p{Greek} regardless of case"},
+      {"(?i:\\p{Lu})", "\\p{Lu} regardless of case"},
       {"[a-\\s]", "a range that ends in a set"},
       {"[]a]", "an empty class"},
       {"[a", "a class without ]"},
@@ -135,8 +175,8 @@ std::vector<std::string> pieces(std::string_view pattern,
   PreTokenizer pre_tokenizer;
   pre_tokenizer.add_split(*Regex::literal(pattern), behavior, invert);
   PreTokenizer::Scratch scratch;
-  const auto& views = pre_tokenizer.apply(text, true, scratch);
-  return {views.begin(), views.end()};
+  EXPECT_TRUE(pre_tokenizer.apply(text, true, scratch));
+  return {scratch.result().begin(), scratch.result().end()};
 }
 
 // The examples of PyPI tokenizers' documentation of SplitDelimiterBehavior.
@@ -162,7 +202,56 @@ TEST(PreTokenizer, PrefixSpaceGoesBeforeEveryPiece) {
   pre_tokenizer.add_split(*Regex::compile("\\s"), SplitBehavior::kMergedWithNext, false);
   pre_tokenizer.add_prefix_space();
   PreTokenizer::Scratch scratch;
-  EXPECT_THAT(pre_tokenizer.apply("a b\tc", true, scratch), ElementsAre(" a", " b", " \tc"));
+  ASSERT_TRUE(pre_tokenizer.apply("a b\tc", true, scratch));
+  EXPECT_THAT(scratch.result(), ElementsAre(" a", " b", " \tc"));
+}
+
+std::vector<std::string> pieces_of(const PreTokenizer& pre_tokenizer, std::string_view text) {
+  PreTokenizer::Scratch scratch;
+  EXPECT_TRUE(pre_tokenizer.apply(text, true, scratch));
+  return {scratch.result().begin(), scratch.result().end()};
+}
+
+TEST(PreTokenizer, CutsByCharacters) {
+  PreTokenizer words;
+  words.add_words();
+  EXPECT_THAT(pieces_of(words, " it's_a  b!?"), ElementsAre("it", "'", "s_a", "b", "!?"));
+  PreTokenizer scripts;
+  scripts.add_scripts();
+  EXPECT_THAT(pieces_of(scripts, " a1 b\u30ab\u6f22"), ElementsAre("a", "1 ", "b", "\u30ab\u6f22"))
+      << "a space has any script, kana count as Han";
+  PreTokenizer fixed;
+  fixed.add_fixed_length(2);
+  EXPECT_THAT(pieces_of(fixed, "a\u00e4bcd"), ElementsAre("a\u00e4", "bc", "d"));
+  PreTokenizer spelled;
+  spelled.add_byte_level();
+  spelled.add_split(*Regex::literal("\u0120"), SplitBehavior::kMergedWithNext, false);
+  EXPECT_THAT(pieces_of(spelled, "a b"), ElementsAre("a", "\u0120b"));
+  EXPECT_FALSE(spelled.remove_last_byte_level());
+  spelled.add_byte_level();
+  EXPECT_TRUE(spelled.remove_last_byte_level());
+}
+
+TEST(Normalizer, RewritesCharacters) {
+  const auto rewritten = [](Normalizer::Rewrite rewrite, std::string_view text) {
+    Normalizer normalizer;
+    normalizer.add_rewrite(rewrite);
+    return *normalizer.apply(text);
+  };
+  EXPECT_EQ(rewritten(Normalizer::Rewrite::kByteLevel, "a \u00e4"), "a\u0120\u00c3\u00a4");
+  EXPECT_EQ(rewritten(Normalizer::Rewrite::kStripAccents, "e\u0301\u00e9"), "e\u00e9");
+  EXPECT_EQ(rewritten(Normalizer::Rewrite::kNmt, "a\x01\u200b\tb"), "a  b");
+  EXPECT_EQ(rewritten(Normalizer::Rewrite::kBertClean, "a\x01\u00a0\ufffdb"), "a b");
+  EXPECT_EQ(rewritten(Normalizer::Rewrite::kBertChinese, "a\u4e2db"), "a \u4e2d b");
+  EXPECT_EQ(rewritten(Normalizer::Rewrite::kBertAccents, "e\u0301"), "e");
+  Normalizer clean;
+  clean.add_rewrite(Normalizer::Rewrite::kBertClean);
+  bool at_start = true;
+  EXPECT_EQ(*clean.apply("\x01"
+                         "a",
+                         at_start),
+            "a");
+  EXPECT_FALSE(at_start);
 }
 
 std::vector<std::string> added_pieces(const std::vector<AddedToken>& tokens,
