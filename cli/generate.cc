@@ -17,6 +17,8 @@ struct GenerateFlags {
   std::string subset;
   json::object fields;  // of the request, as the flags say
   std::vector<std::string> stop;
+  std::vector<std::string> logit_bias;
+  std::optional<std::string> stop_token_ids;
   std::uint64_t kv_cache_bytes = std::uint64_t{512} << 20;
   std::int32_t max_num_seqs = 64;
 };
@@ -146,6 +148,24 @@ Result<void> run_batch(Generation& generation, const Tokenizer* tokenizer) {
   return {};
 }
 
+/// Adds what is more than one value to `flags.fields`.
+Result<void> read_lists(GenerateFlags& flags) {
+  if (flags.stop == std::vector<std::string>{""}) {
+    flags.fields["stop"] = json::array();  // not even the checkpoint's
+  } else if (!flags.stop.empty()) {
+    flags.fields["stop"] = json::array(flags.stop.begin(), flags.stop.end());
+  }
+  if (!flags.logit_bias.empty()) {
+    MOIETY_ASSIGN(json::object biases, parse_logit_bias(flags.logit_bias));
+    flags.fields["logit_bias"] = std::move(biases);
+  }
+  if (flags.stop_token_ids) {
+    MOIETY_ASSIGN(json::array ids, parse_ids("--stop-token-ids", *flags.stop_token_ids));
+    flags.fields["stop_token_ids"] = std::move(ids);
+  }
+  return {};
+}
+
 /// The jobs that the flags ask for: one, or those of a batch.
 Result<std::vector<GenerateJob>> make_jobs(const GenerateFlags& flags, JobMaker& maker) {
   std::vector<GenerateJob> jobs;
@@ -174,7 +194,7 @@ Result<std::vector<GenerateJob>> make_jobs(const GenerateFlags& flags, JobMaker&
     }
   } else if (flags.ids) {
     flag = "--ids";
-    MOIETY_ASSIGN(json::array ids, parse_ids(*flags.ids));
+    MOIETY_ASSIGN(json::array ids, parse_ids(flag, *flags.ids));
     fields["ids"] = std::move(ids);
   } else if (flags.chat) {
     flag = "--chat";
@@ -191,7 +211,8 @@ Result<std::vector<GenerateJob>> make_jobs(const GenerateFlags& flags, JobMaker&
   return jobs;
 }
 
-Result<void> run_generate(const GenerateFlags& flags) {
+Result<void> run_generate(GenerateFlags& flags) {
+  MOIETY_TRY(read_lists(flags));
   if (flags.fields.contains("logprobs") && !flags.model.json && !flags.batch) {
     return fail(ErrorCode::kInvalidArgument,
                 "--logprobs: log-probabilities are printed with --json or --batch only");
@@ -257,8 +278,16 @@ void add_sampling_flags(CLI::App& command, const std::shared_ptr<GenerateFlags>&
       ->check(CLI::Range(-2.0, 2.0));
   add_field<std::int64_t>(command, flags, "--seed", "seed",
                           "The same seed gives the same tokens; random unless given");
-  command.add_option("--stop", flags->stop, "End before this text; several: repeat the flag")
+  command
+      .add_option("--logit-bias", flags->logit_bias,
+                  "ID=BIAS, -100 to 100: added to the token's logit; several: repeat the flag")
       ->allow_extra_args(false);
+  command
+      .add_option("--stop", flags->stop,
+                  "End before this text; several: repeat the flag; generation_config.json's "
+                  "stop_strings unless given, \"\" = none")
+      ->allow_extra_args(false);
+  command.add_option("--stop-token-ids", flags->stop_token_ids, "End before these tokens: 1,2,3");
   add_field<std::int32_t>(command, flags, "--logprobs", "logprobs",
                           "Log-probabilities of the tokens and of so many alternatives")
       ->check(CLI::Range(0, kMaxLogprobs));
@@ -300,11 +329,7 @@ void add_generate(CLI::App& app, Chosen& chosen) {
   command->add_option("--kv-cache-bytes", flags->kv_cache_bytes, "Memory for the KV cache")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
-  command->callback([flags, &chosen] {
-    if (!flags->stop.empty())
-      flags->fields["stop"] = json::array(flags->stop.begin(), flags->stop.end());
-    chosen.run = [flags] { return run_generate(*flags); };
-  });
+  command->callback([flags, &chosen] { chosen.run = [flags] { return run_generate(*flags); }; });
 }
 
 }  // namespace moiety::cli

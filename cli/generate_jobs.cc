@@ -79,9 +79,13 @@ Result<GenerateJob> JobMaker::job(const json::object& given, const std::string& 
   if (reader.error()) {
     return fail(ErrorCode::kInvalidArgument, where + ": " + reader.error()->message);
   }
-  if (!offline_->tokenizer && !fields.stop.empty()) {
-    return fail(ErrorCode::kInvalidArgument,
-                where + ": stop: the model has no tokenizer.json; stop_token_ids work");
+  std::vector<std::string> stop = stop_strings(fields, defaults_);
+  if (!offline_->tokenizer && !stop.empty()) {
+    return fail(
+        ErrorCode::kInvalidArgument,
+        where + (fields.stop ? ": stop: the model has no tokenizer.json; stop_token_ids work"
+                             : ": stop_strings of generation_config.json need a "
+                               "tokenizer.json: add one, or --stop \"\" for none"));
   }
   if (!tokens) {
     auto encoded = prompt != nullptr ? encode(std::string_view(prompt->get_string()), true)
@@ -96,7 +100,7 @@ Result<GenerateJob> JobMaker::job(const json::object& given, const std::string& 
       sampling_params(fields, defaults_, fields.seed.value_or(random_seed()), arch.eos_ids);
   job.request.max_tokens = fields.max_tokens.value_or(kDefaultMaxTokens);
   if (!fields.ignore_eos) job.request.stop_ids = arch.eos_ids;
-  job.text = {.stop = std::move(fields.stop),
+  job.text = {.stop = std::move(stop),
               .include_stop = fields.include_stop_str_in_output,
               .stop_token_ids = std::move(fields.stop_token_ids),
               .min_tokens = fields.min_tokens,
@@ -146,11 +150,11 @@ Result<std::string> read_stdin() {
   }
 }
 
-Result<json::array> parse_ids(const std::string& text) {
+Result<json::array> parse_ids(const std::string& flag, const std::string& text) {
   json::array ids;
   const auto refuse = [&] {
     return fail(ErrorCode::kInvalidArgument,
-                "--ids " + text + ": must be token ids with commas, as in 1,2,3");
+                flag + " " + text + ": must be token ids with commas, as in 1,2,3");
   };
   const char* at = text.data();
   const char* const end = at + text.size();
@@ -173,6 +177,29 @@ Result<json::array> parse_ids(const std::string& text) {
   skip(" \t\n]");
   if (at != end || ids.empty()) return refuse();
   return ids;
+}
+
+Result<json::object> parse_logit_bias(const std::vector<std::string>& entries) {
+  json::object biases;
+  for (const std::string& entry : entries) {
+    const std::size_t equals = entry.find('=');
+    double bias = 0;
+    bool is_number = false;
+    if (equals != std::string::npos) {
+      const char* end = entry.data() + entry.size();
+      const auto [stopped, error] = std::from_chars(entry.data() + equals + 1, end, bias);
+      is_number = error == std::errc() && stopped == end;
+    }
+    if (!is_number) {
+      return fail(ErrorCode::kInvalidArgument,
+                  "--logit-bias " + entry + ": must be a token id and a number, as in 42=-100");
+    }
+    if (!biases.emplace(entry.substr(0, equals), bias).second) {
+      return fail(ErrorCode::kInvalidArgument, "--logit-bias " + entry + ": token " +
+                                                   entry.substr(0, equals) + " is given twice");
+    }
+  }
+  return biases;
 }
 
 }  // namespace moiety::cli

@@ -59,7 +59,10 @@ Result<std::vector<BatchLine>> parse_batch(std::string_view text,
 /// All of standard input.
 Result<std::string> read_stdin();
 
-/// "1,2,3" or "[1, 2, 3]". kInvalidArgument names --ids.
-Result<boost::json::array> parse_ids(const std::string& text);
+/// "1,2,3" or "[1, 2, 3]". kInvalidArgument names the flag.
+Result<boost::json::array> parse_ids(const std::string& flag, const std::string& text);
+
+/// "ID=BIAS" each, as the field logit_bias. kInvalidArgument names --logit-bias and the entry.
+Result<boost::json::object> parse_logit_bias(const std::vector<std::string>& entries);
 
 }  // namespace moiety::cli

@@ -189,6 +189,10 @@ Result<std::optional<ChatTemplate>> ChatTemplate::load(const std::filesystem::pa
       is_default ? folder / "chat_template.jinja"
                  : folder / "additional_chat_templates" / (std::string(name) + ".jinja");
   const std::filesystem::path json_file = folder / "chat_template.json";
+  // Templates in files of their own replace all that the others hold.
+  if (!is_default && !exists(own_file) && exists(folder / "chat_template.jinja")) {
+    return std::optional<ChatTemplate>();
+  }
   if (exists(own_file)) {
     path = own_file;
     MOIETY_ASSIGN(source, read_regular_file(own_file, kMaxTemplateBytes));

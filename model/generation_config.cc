@@ -41,7 +41,6 @@ constexpr Unsupported kUnsupported[] = {
     {"guidance_scale", 1},
     {"watermarking_config", 0},
     {"min_new_tokens", 0},
-    {"stop_strings", 0},
 };
 
 bool is_neutral(ConfigFields& fields, const Unsupported& field) {
@@ -50,6 +49,24 @@ bool is_neutral(ConfigFields& fields, const Unsupported& field) {
   if (const auto flag = fields.flag(field.name, false); flag && !*flag) return true;
   const auto list = fields.texts(field.name);
   return list && list->empty();
+}
+
+/// Strings that end a text: one, or a list.
+Result<std::vector<std::string>> stop_strings(ConfigFields& fields) {
+  static constexpr std::string_view kName = "stop_strings";
+  if (!fields.has(kName)) return std::vector<std::string>();
+  std::vector<std::string> stops;
+  if (const auto one = fields.text(kName, "")) {
+    stops.emplace_back(*one);
+  } else {
+    MOIETY_ASSIGN(stops, fields.texts(kName));
+  }
+  for (const std::string& stop : stops) {
+    if (stop.empty()) {
+      return fail(ErrorCode::kInvalidArgument, "stop_strings: holds an empty string: take it out");
+    }
+  }
+  return stops;
 }
 
 Result<std::optional<float>> number(ConfigFields& fields,
@@ -79,6 +96,7 @@ Result<GenerationDefaults> GenerationDefaults::parse(std::string_view json) {
   if (fields.has("max_new_tokens")) {
     MOIETY_ASSIGN(defaults.max_new_tokens, fields.integer("max_new_tokens", 1, kMost));
   }
+  MOIETY_ASSIGN(defaults.stop, stop_strings(fields));
   MOIETY_ASSIGN(const bool samples, fields.flag("do_sample", true));
   if (!samples) defaults.temperature = 0.0f;
   for (const Unsupported& field : kUnsupported) {

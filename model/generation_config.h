@@ -21,6 +21,7 @@ struct GenerationDefaults {
   std::optional<float> min_p;
   std::optional<float> repetition_penalty;
   std::optional<std::int32_t> max_new_tokens;
+  std::vector<std::string> stop;  ///< stop_strings: a string or a list of them
   /// Fields that would change what is generated and are not taken over, by name.
   std::vector<std::string> ignored;
 

@@ -18,8 +18,13 @@ struct ApiOptions {
   std::string served_name;
   std::chrono::seconds request_timeout{600};
   GenerationDefaults defaults;  ///< for fields that a request leaves out
-  std::optional<ChatTemplate> chat_template;
-  std::string no_chat_template;  ///< why there is none, for who asks for a chat
+  struct Chat {
+    std::optional<ChatTemplate> chat_template = {};
+    std::string missing = {};  ///< why there is none, for who asks for a chat
+  };
+  Chat chat = {};
+  std::optional<Chat> tool_chat =
+      {};  ///< for requests with tools, where the checkpoint has another
 };
 
 /// The OpenAI-compatible HTTP API over an engine:

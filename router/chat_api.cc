@@ -11,11 +11,14 @@ void post_chat_completions(const ApiContext& context, const PostRequest& post) {
   const auto& request = std::get<ChatRequest>(parsed);
   const auto deployment = find_deployment(context, post, request.fields.model);
   if (!deployment) return;
-  if (!context.options.chat_template) {
-    return refuse(context, post, "messages", context.options.no_chat_template,
+  const std::optional<ApiOptions::Chat>& tool_chat = context.options.tool_chat;
+  const bool for_tools = tool_chat && request.variables.contains("tools");
+  const ApiOptions::Chat& chat = for_tools ? *tool_chat : context.options.chat;
+  if (!chat.chat_template) {
+    return refuse(context, post, for_tools ? "tools" : "messages", chat.missing,
                   "chat_template_missing");
   }
-  const Result<std::string> text = render_chat(*context.options.chat_template, request);
+  const Result<std::string> text = render_chat(*chat.chat_template, request);
   if (!text) {
     const bool refused = text.error().code == ErrorCode::kInvalidArgument ||
                          text.error().code == ErrorCode::kResourceExhausted;

@@ -117,7 +117,7 @@ void start_answer(const ApiContext& context,
   options.deployment = plan.deployment;
   options.stream = fields.stream;
   options.include_usage = fields.include_usage;
-  options.text = {.stop = fields.stop,
+  options.text = {.stop = stop_strings(fields, context.options.defaults),
                   .include_stop = fields.include_stop_str_in_output,
                   .stop_token_ids = fields.stop_token_ids,
                   .min_tokens = fields.min_tokens,

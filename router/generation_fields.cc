@@ -78,6 +78,7 @@ void read_seed(FieldReader& reader, GenerationFields& fields) {
 void read_stop(FieldReader& reader, GenerationFields& fields) {
   const json::value* value = reader.find("stop");
   if (value == nullptr) return;
+  std::vector<std::string>& stops = fields.stop.emplace();
   const auto add = [&](const json::value& text) {
     if (!text.is_string()) {
       return reader.fail("stop", "stop must be a string or an array of strings");
@@ -86,7 +87,7 @@ void read_stop(FieldReader& reader, GenerationFields& fields) {
       return reader.fail("stop",
                          fmt::format("each stop string must have 1 to {} bytes", kMaxStopBytes));
     }
-    fields.stop.emplace_back(text.get_string());
+    stops.emplace_back(text.get_string());
   };
   if (!value->is_array()) return add(*value);
   if (value->get_array().size() > kMaxStopStrings) {
@@ -157,6 +158,11 @@ GenerationFields read_generation_fields(FieldReader& reader, std::int32_t vocab_
   reader.ignore({"user", "metadata", "safety_identifier", "prompt_cache_key",
                  "prompt_cache_retention", "service_tier"});
   return fields;
+}
+
+std::vector<std::string> stop_strings(const GenerationFields& fields,
+                                      const GenerationDefaults& defaults) {
+  return fields.stop.value_or(defaults.stop);
 }
 
 SamplingParams sampling_params(const GenerationFields& fields,

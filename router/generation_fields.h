@@ -29,7 +29,7 @@ struct GenerationFields {
   std::optional<std::uint64_t> seed;
   std::int32_t logprobs = -1;  ///< as SamplingParams::logprobs; each endpoint reads its own field
 
-  std::vector<std::string> stop;
+  std::optional<std::vector<std::string>> stop;
   std::vector<std::int32_t> stop_token_ids;
   bool include_stop_str_in_output = false;
   bool ignore_eos = false;
@@ -45,6 +45,10 @@ inline constexpr std::size_t kMaxStopBytes = 1024;  // of each
 
 /// Reads them; errors stay in `reader`. Token ids are checked against `vocab_size`.
 GenerationFields read_generation_fields(FieldReader& reader, std::int32_t vocab_size);
+
+/// What ends the text: the request's `stop`, also an empty list, or else the checkpoint's.
+std::vector<std::string> stop_strings(const GenerationFields& fields,
+                                      const GenerationDefaults& defaults);
 
 /// Sampling as `fields` and `defaults` say. `seed` is that of this choice; `end_ids` are what
 /// min_tokens keeps away.

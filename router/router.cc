@@ -225,23 +225,32 @@ Result<ApiOptions> api_options(const RouterOptions& options, const std::string& 
   static constexpr std::string_view kRemedy =
       "start the server with --chat-template FILE, or send a prompt to /v1/completions";
   if (!options.chat_template.empty()) {
-    MOIETY_ASSIGN(api.chat_template, ChatTemplate::load_file(options.chat_template, options.model));
+    MOIETY_ASSIGN(api.chat.chat_template,
+                  ChatTemplate::load_file(options.chat_template, options.model));
     return api;
   }
-  auto loaded = ChatTemplate::load(options.model);
-  if (!loaded) {  // completions go without
-    log_warning("no chat: {}", loaded.error().message);
-    api.no_chat_template = fmt::format("this model's chat template is not understood ({}): {}",
-                                       loaded.error().message, kRemedy);
-    return api;
-  }
-  api.chat_template = std::move(*loaded);
-  if (!api.chat_template) {
-    api.no_chat_template = fmt::format(
+  const auto load = [&](std::string_view name, std::string_view what) {
+    ApiOptions::Chat chat;
+    auto loaded = ChatTemplate::load(options.model, name);
+    if (loaded) {
+      chat.chat_template = std::move(*loaded);
+    } else {  // completions go without
+      log_warning("no chat{}: {}", what, loaded.error().message);
+      chat.missing = fmt::format("this model's chat template is not understood ({}): {}",
+                                 loaded.error().message, kRemedy);
+    }
+    return chat;
+  };
+  api.chat = load("default", "");
+  if (!api.chat.chat_template && api.chat.missing.empty()) {
+    api.chat.missing = fmt::format(
         "this model has no chat template: its folder has no chat_template.jinja or "
         "chat_template.json, and tokenizer_config.json has no chat_template: {}",
         kRemedy);
   }
+  // As transformers: what is called tool_use is for conversations with tools.
+  ApiOptions::Chat tool_chat = load("tool_use", " with tools");
+  if (tool_chat.chat_template || !tool_chat.missing.empty()) api.tool_chat = std::move(tool_chat);
   return api;
 }
 

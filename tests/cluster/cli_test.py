@@ -217,6 +217,26 @@ class CliTest(unittest.TestCase):
         piece = greedy["text"][3:6]
         stopped = self.json(*ask, "--stop", piece, "--stop", "never seen")
         self.assertEqual((stopped["text"], stopped["stop_reason"]), (greedy["text"][:greedy["text"].index(piece)], piece))
+        ids = greedy["ids"]
+        stopped = self.json(*ask, "--stop-token-ids", f"8191,{ids[5]}")
+        self.assertEqual((stopped["ids"], stopped["stop_reason"]), (ids[:ids.index(ids[5]) + 1], ids[5]))
+        self.assertEqual(self.json(*ask, "--logit-bias", "300=100", "--logit-bias", "8191=-100")["ids"], [300] * 20)
+        self.assertNotEqual(self.json(*ask, "--logit-bias", f"{ids[0]}=-100")["ids"][0], ids[0])
+        for text in ("300", "300=", "300=x", "=5", "300=101", "8192=1", "x=1"):
+            self.fails(*ask, f"--logit-bias={text}", says="bias")
+        self.fails(*ask, "--logit-bias", "3=1", "--logit-bias", "3=2", says=["--logit-bias", "twice"])
+        self.fails(*ask, "--stop-token-ids", "1,x", says="--stop-token-ids")
+        self.fails(*ask, "--stop-token-ids", "8192", says="stop_token_ids")
+        folder = self.dir / "stops"
+        folder.mkdir()
+        for file in MODEL.iterdir():
+            (folder / file.name).symlink_to(file)
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        (folder / "generation_config.json").write_text(json.dumps({"stop_strings": piece}))
+        own = ("generate", "-m", folder, *ask[3:])
+        self.assertEqual(self.json(*own)["stop_reason"], piece)
+        self.assertEqual(self.json(*own, "--stop", "never seen")["ids"], ids)
+        self.assertEqual(self.json(*own, "--stop", "")["ids"], ids)
         best = self.json(*ask, "--logprobs", "2")["logprobs"]
         self.assertEqual([token["id"] for token in best], greedy["ids"])
         self.assertTrue(all(token["top"][0]["id"] == token["id"] and token["logprob"] <= 0 for token in best))

@@ -473,6 +473,59 @@ class ServersTest(unittest.TestCase):
             self.assertEqual(texts(server), greedy)
             self.assertEqual(len(texts(server, temperature=1)), 4)
 
+    def test_stop_strings_of_the_checkpoint(self):
+        def complete(server, **fields):
+            body = dict({"model": "m", "prompt": START, "temperature": 0, "ignore_eos": True, "max_tokens": 24}, **fields)
+            choice = call("POST", server.url + "/v1/completions", body)[1]["choices"][0]
+            return choice["text"], choice["stop_reason"]
+
+        with Server(BIN, "--served-model-name", "m") as server:
+            whole, _ = complete(server)
+        first, second = whole[3:6], whole[8:10]
+        folder = self.folder(generation_config__json={"stop_strings": [first]})
+        with Server(BIN, "--served-model-name", "m", model=folder) as server:
+            self.assertEqual(complete(server), (whole[:whole.index(first)], first))
+            self.assertEqual(complete(server, stop=second), (whole[:whole.index(second)], second), "the request's own replace them")
+            self.assertEqual(complete(server, stop=[]), (whole, None))
+            self.assertEqual(complete(server, stop=None), (whole[:whole.index(first)], first))
+
+    def test_a_template_for_tools(self):
+        tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+
+        def tokens(server, **fields):
+            return self.ask(server, **fields)[1]["usage"]["prompt_tokens"]
+
+        plain, with_tools = len(ids_of("plain")), len(ids_of("with tools: look"))
+        self.assertNotEqual(plain, with_tools)
+        named = [{"name": "default", "template": "plain"},
+                 {"name": "tool_use", "template": "with tools: {{ tools[0].function.name }}"}]
+        config = dict(json.loads((MODEL / "tokenizer_config.json").read_text()), chat_template=named)
+        folder = self.folder(without=("chat_template.jinja",), tokenizer_config__json=config)
+        with Server(BIN, "--served-model-name", "m", model=folder) as server:
+            self.assertEqual(tokens(server), plain)
+            self.assertEqual(tokens(server, tools=tools), with_tools)
+            self.assertEqual(tokens(server, tools=tools, tool_choice="none"), plain)
+            self.assertEqual(tokens(server, tools=[]), plain)
+        folder = self.folder(chat_template__jinja="plain")
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates/tool_use.jinja").write_text("{% nonsense %}")
+        with Server(BIN, "--served-model-name", "m", model=folder) as server:
+            self.assertEqual(tokens(server), plain)
+            status, answer = self.ask(server, tools=tools)
+            self.assertEqual((status, answer["error"]["code"], answer["error"]["param"]), (400, "chat_template_missing", "tools"))
+            self.assertIn("nonsense", answer["error"]["message"])
+
+    def test_a_text_on_which_the_tokenizer_takes_too_long(self):
+        file = json.loads((MODEL / "tokenizer.json").read_text())
+        file["normalizer"] = {"type": "Replace", "pattern": {"Regex": "(?:a|aa)+b"}, "content": "c"}
+        with Server(BIN, "--served-model-name", "m", model=self.folder(tokenizer__json=file)) as server:
+            for path, body, param in (("completions", {"prompt": "a" * 100}, "prompt"),
+                                      ("chat/completions", {"messages": [{"role": "user", "content": "a" * 100}]}, "messages")):
+                status, answer = call("POST", server.url + "/v1/" + path, dict(body, model="m", max_tokens=2))
+                self.assertEqual((status, answer["error"]["param"]), (400, param))
+                self.assertIn("(?:a|aa)+b", answer["error"]["message"])
+            self.assertEqual(call("POST", server.url + "/v1/completions", {"model": "m", "prompt": "aab", "max_tokens": 2})[0], 200)
+
     def test_several_choices_are_accepted_together_or_not_at_all(self):
         with Server(BIN, "--max-num-seqs", "1", "--max-queue", "2") as server, connect(server) as client:
             ask = dict(model=NAME, prompt=START, max_tokens=3, extra_body={"ignore_eos": True})

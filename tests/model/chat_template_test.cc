@@ -69,6 +69,11 @@ TEST_F(ChatTemplateLoad, ReadsListsOfTemplates) {
   EXPECT_EQ(rendered(), "d");
   EXPECT_EQ(rendered("tool_use"), "t");
   EXPECT_EQ(rendered("rag"), "none");
+  write("chat_template.jinja", "own");
+  EXPECT_EQ(rendered(), "own");
+  EXPECT_EQ(rendered("tool_use"), "none") << "files replace the whole list";
+  write("additional_chat_templates/tool_use.jinja", "own t");
+  EXPECT_EQ(rendered("tool_use"), "own t");
 }
 
 TEST_F(ChatTemplateLoad, AddsWhatHuggingFaceAdds) {

@@ -47,6 +47,14 @@ TEST(GenerationDefaults, ReadsTheOtherFields) {
   EXPECT_EQ(defaults->top_k, 0);
 }
 
+TEST(GenerationDefaults, ReadsStopStrings) {
+  EXPECT_THAT(GenerationDefaults::parse(R"({"stop_strings": ["a", "</s>"]})")->stop,
+              ElementsAre("a", "</s>"));
+  EXPECT_THAT(GenerationDefaults::parse(R"({"stop_strings": "a"})")->stop, ElementsAre("a"));
+  EXPECT_THAT(GenerationDefaults::parse(R"({"stop_strings": null})")->stop, IsEmpty());
+  EXPECT_THAT(GenerationDefaults::parse(R"({"stop_strings": []})")->stop, IsEmpty());
+}
+
 TEST(GenerationDefaults, NamesWhatItDoesNotTakeOver) {
   const auto defaults = GenerationDefaults::parse(
       R"({"num_beams": 4, "no_repeat_ngram_size": 0, "typical_p": 1.0, "suppress_tokens": [5],
@@ -63,6 +71,8 @@ TEST(GenerationDefaults, RefusesValuesThatAreNotUnderstood) {
         std::pair(R"({"min_p": 2})", "min_p"),
         std::pair(R"({"repetition_penalty": 0})", "repetition_penalty"),
         std::pair(R"({"max_new_tokens": 0})", "max_new_tokens"),
+        std::pair(R"({"stop_strings": 5})", "stop_strings"),
+        std::pair(R"({"stop_strings": ["a", ""]})", "stop_strings"),
         std::pair(R"({"do_sample": 1})", "do_sample"), std::pair("[]", "JSON object")}) {
     const auto defaults = GenerationDefaults::parse(json);
     ASSERT_FALSE(defaults) << json;

@@ -96,13 +96,13 @@ TEST(CompletionRequest, ReadsEveryFieldThatItKnows) {
   EXPECT_EQ(fields.seed, 18446744073709551615u);
   EXPECT_EQ(fields.n, 3);
   EXPECT_EQ(fields.logprobs, 5);
-  EXPECT_THAT(fields.stop, ElementsAre("a", "bc"));
+  EXPECT_THAT(*fields.stop, ElementsAre("a", "bc"));
   EXPECT_THAT(fields.stop_token_ids, ElementsAre(4, 99));
   EXPECT_EQ(fields.min_tokens, 2);
   EXPECT_TRUE(fields.include_stop_str_in_output && fields.ignore_eos && fields.stream &&
               fields.include_usage);
   EXPECT_FALSE(fields.skip_special_tokens);
-  EXPECT_THAT(accepted(with(R"("stop": "a")")).fields.stop, ElementsAre("a"));
+  EXPECT_THAT(*accepted(with(R"("stop": "a")")).fields.stop, ElementsAre("a"));
   EXPECT_TRUE(accepted(with(R"("echo": true)")).echo);
   EXPECT_EQ(accepted(with(R"("top_k": -1)")).fields.top_k, 0);
   EXPECT_EQ(accepted(with(R"("max_completion_tokens": 9)")).fields.max_tokens, 9);
@@ -183,7 +183,7 @@ TEST(CompletionRequest, BoundsWhatOneRequestMayAskFor) {
   std::string stops = "\"x\"";
   for (std::size_t i = 1; i < kMaxStopStrings; ++i) stops += ", \"x\"";
   std::string body = "\"stop\": [";
-  EXPECT_EQ(accepted(with(body + stops + "]")).fields.stop.size(), kMaxStopStrings);
+  EXPECT_EQ(accepted(with(body + stops + "]")).fields.stop->size(), kMaxStopStrings);
   EXPECT_EQ(refused(with(body + stops + ", \"y\"]")).field, "stop");
   std::string prompts = R"({"model": "m", "n": 128, "prompt": ["a")";
   for (int i = 1; i < 8; ++i) prompts += ", \"b\"";
