@@ -266,7 +266,7 @@ class Translator {
     const bool closed =
         std::find(std::begin(kClosed), std::end(kClosed), name) != std::end(kClosed);
     if (in_class || closed) return !closed;
-    const std::string& body = property_set(name)->body;
+    const std::string body = property_set(name)->body;
     for (std::string_view cased :
          {"\\p{Lu}", "\\p{Ll}", "\\p{Lt}", "\\p{Uppercase}", "\\p{Lowercase}"}) {
       if (body.find(cased) != std::string::npos) return true;

@@ -114,13 +114,14 @@ TEST(Regex, ReadsSetsAsOniguruma) {
 }
 
 TEST(Regex, TooManyStepsAreAnError) {
-  const auto regex = Regex::compile("(?:a|aa)+b");
+  const auto regex = Regex::compile("(?:a|aa)+[bc]");
   ASSERT_TRUE(regex);
   std::vector<Regex::Span> spans;
   const auto found = regex->find_all(std::string(100, 'a'), spans);
   ASSERT_FALSE(found);
   EXPECT_EQ(found.error().code, ErrorCode::kResourceExhausted);
-  EXPECT_THAT(found.error().message, HasSubstr("pattern (?:a|aa)+b failed on a text of 100 bytes"));
+  EXPECT_THAT(found.error().message,
+              HasSubstr("pattern (?:a|aa)+[bc] failed on a text of 100 bytes"));
   EXPECT_FALSE(regex->replace_all(std::string(100, 'a'), ""));
 }
 

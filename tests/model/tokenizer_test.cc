@@ -229,13 +229,13 @@ TEST(TokenizerFile, NormalFormsLeaveNewCharactersAlone) {
 
 TEST(TokenizerFile, APatternOfTooManyStepsIsAnError) {
   SmallFile file;
-  file.normalizer = R"({"type": "Replace", "pattern": {"Regex": "(?:a|aa)+b"}, "content": "c"})";
+  file.normalizer = R"({"type": "Replace", "pattern": {"Regex": "(?:a|aa)+[bc]"}, "content": "c"})";
   const auto tokenizer = Tokenizer::parse(file.text());
   ASSERT_TRUE(tokenizer) << tokenizer.error().message;
   const auto failed = tokenizer->encode(std::string(100, 'a'));
   ASSERT_FALSE(failed);
   EXPECT_EQ(failed.error().code, ErrorCode::kResourceExhausted);
-  EXPECT_THAT(failed.error().message, HasSubstr("(?:a|aa)+b"));
+  EXPECT_THAT(failed.error().message, HasSubstr("(?:a|aa)+[bc]"));
   EXPECT_THAT(*tokenizer->encode("aab"), ElementsAre('c')) << "other texts go on";
 }
 
