@@ -59,8 +59,8 @@ Deployment full_deployment(const planner::ModelShape& model) {
   return {"", planner::keep_all(model), false};
 }
 
-Simulation::Simulation(ClusterConfig given)
-    : config(given), state(std::move(given), Clock::time_point{}), now{} {}
+Simulation::Simulation(ClusterConfig given, Peers* peers)
+    : config(given), state(std::move(given), Clock::time_point{}), now{}, peers_(peers) {}
 
 std::string Simulation::tail() const {
   std::string text = "\n";
@@ -107,10 +107,8 @@ OperationId Simulation::rebalance() { return ask(RebalanceRequest{}); }
 
 void Simulation::join(WorkerId id, std::uint64_t capacity_bytes) {
   EXPECT_TRUE(config.static_fleet);
-  Process& process = processes[id];
-  process = {};
-  process.incarnation = ++static_incarnations_;
-  process.capacity_bytes = capacity_bytes;
+  begin_process(id, ++static_incarnations_);
+  processes[id].capacity_bytes = capacity_bytes;
 }
 
 void Simulation::crash_coordinator() {
@@ -200,7 +198,7 @@ void Simulation::reconnect_router(int key) {
   router.outbox.clear();
   proto::Hello hello = this->hello(proto::Role::kRouter, router.id.value, 1);
   hello.pid = router.pid;
-  hello.epoch = router.active;
+  hello.epoch = peers_ == nullptr ? router.active : peers_->stats(key).epoch;
   event(PeerHello{*router.connection, hello, "test"});
 }
 
@@ -221,22 +219,48 @@ void Simulation::heartbeat_router(int key) {
   Router& router = routers.at(key);
   if (!router.connection || router.frozen) return;
   proto::RouterHeartbeat heartbeat;
-  heartbeat.stats.epoch = router.active;
-  heartbeat.stats.running_per_deployment = router.running;
+  if (peers_ != nullptr) {
+    heartbeat.stats = peers_->stats(key);
+  } else {
+    heartbeat.stats.epoch = router.active;
+    heartbeat.stats.running_per_deployment = router.running;
+  }
   router.outbox.push_back(heartbeat);
 }
 
-void Simulation::end_process(WorkerId id, const std::string& how) {
-  const Process process = std::move(processes.at(id));
+void Simulation::confirm(int key, Epoch epoch, std::vector<WorkerId> lost) {
+  Router& router = routers.at(key);
+  EXPECT_GE(epoch, router.active) << "an epoch ran backwards" << tail();
+  router.active = epoch;
+  std::erase_if(router.usable,
+                [&](const EpochView& view) { return view.placement.epoch < router.active; });
+  if (!router.connection) return;  // its next Hello says so
+  router.outbox.push_back(proto::EpochActive{epoch, std::move(lost)});
+}
+
+void Simulation::begin_process(WorkerId id, std::uint64_t incarnation) {
+  Process& process = processes[id];
+  process = {};
+  process.incarnation = incarnation;
+  if (peers_ != nullptr) process.lane_address = peers_->begin(id, incarnation);
+}
+
+Simulation::Process Simulation::take_process(WorkerId id) {
+  Process process = std::move(processes.at(id));
   processes.erase(id);
+  if (peers_ != nullptr) peers_->end(id);
+  return process;
+}
+
+void Simulation::end_process(WorkerId id, const std::string& how) {
+  const Process process = take_process(id);
   trace.push_back(fmt::format("worker {} ends: {}", id.value, how));
   if (process.connection) event(PeerClosed{*process.connection, "end of file"});
   if (!config.static_fleet) event(ProcessExited{id, process.incarnation, how});
 }
 
 void Simulation::kill_process(WorkerId id) {
-  const Process process = std::move(processes.at(id));
-  processes.erase(id);
+  const Process process = take_process(id);
   if (!config.static_fleet) event(ProcessExited{id, process.incarnation, "signal 9"});
   if (process.connection) event(PeerClosed{*process.connection, "end of file"});
 }
@@ -355,7 +379,7 @@ void Simulation::perform(const Action& action) {
     EXPECT_FALSE(config.static_fleet) << "a static fleet starts nobody" << tail();
     EXPECT_FALSE(processes.contains(start->worker)) << "started twice" << tail();
     EXPECT_LT(start->worker.value, config.max_workers);
-    processes[start->worker].incarnation = start->incarnation;
+    begin_process(start->worker, start->incarnation);
     processes[start->worker].crashing = crash.has_value();
     processes[start->worker].frozen = freeze_new;
     event(ProcessStarted{
@@ -437,6 +461,7 @@ bool Simulation::step_process(WorkerId id) {
     proto::Hello hello = this->hello(proto::Role::kWorker, id.value, process.incarnation);
     hello.resident.assign(process.resident.begin(), process.resident.end());
     hello.capacity_bytes = process.capacity_bytes;
+    if (!process.lane_address.empty()) hello.lane_address = process.lane_address;
     event(PeerHello{*process.connection, hello, "test"});
     return true;
   }
@@ -449,12 +474,18 @@ bool Simulation::step_process(WorkerId id) {
     ready.epoch = load->epoch;
     if (load_error) {
       ready.error = load_error;
+    } else if (auto loaded = peers_ == nullptr ? Result<void>{} : peers_->load(id, load->experts);
+               !loaded) {
+      ready.error = loaded.error();
     } else {
       process.resident.insert(load->experts.begin(), load->experts.end());
     }
     process.outbox.push_back(ready);
   } else if (const auto* drop = std::get_if<proto::DropExperts>(&message)) {
-    process.resident = as_set(drop->keep);
+    std::erase_if(process.resident, [&](ExpertId expert) {
+      return !std::binary_search(drop->keep.begin(), drop->keep.end(), expert);
+    });
+    if (peers_ != nullptr) peers_->keep_only(id, drop->keep);
   }
   return true;
 }
@@ -467,10 +498,11 @@ bool Simulation::step_router(int key) {
   const proto::ControlMessage message = std::move(router.inbox.front());
   router.inbox.pop_front();
   if (const auto* publish = std::get_if<proto::PublishEpoch>(&message)) {
-    router.active = publish->view.placement.epoch;
-    std::erase_if(router.usable,
-                  [&](const EpochView& view) { return view.placement.epoch < router.active; });
-    router.outbox.push_back(proto::EpochActive{router.active, {}});
+    if (peers_ != nullptr) {
+      peers_->apply(key, publish->view);
+    } else {
+      confirm(key, publish->view.placement.epoch);
+    }
   } else if (std::holds_alternative<proto::Shutdown>(message)) {
     router.told_to_end = true;
   }
@@ -527,22 +559,26 @@ void Simulation::run() {
   }
 }
 
+void Simulation::pass_time() {
+  now += milliseconds(50);
+  if (now.time_since_epoch() % milliseconds(200) != Clock::duration::zero()) return;
+  for (auto& [id, process] : processes) {
+    if (!process.connection || process.frozen) continue;
+    if (peers_ != nullptr) process.dispatches = peers_->dispatches(id);
+    proto::WorkerHeartbeat heartbeat;
+    heartbeat.stats.experts_resident = process.resident.size();
+    heartbeat.stats.dispatches = process.dispatches;
+    heartbeat.stats.bytes_resident = process.resident.size() * 100;
+    process.outbox.push_back(heartbeat);
+  }
+  for (auto& [key, router] : routers) heartbeat_router(key);
+}
+
 void Simulation::advance(milliseconds time) {
   const Clock::time_point end = now + time;
   run();
   while (now < end) {
-    now += milliseconds(50);
-    if (now.time_since_epoch() % milliseconds(200) == Clock::duration::zero()) {
-      for (auto& [id, process] : processes) {
-        if (!process.connection || process.frozen) continue;
-        proto::WorkerHeartbeat heartbeat;
-        heartbeat.stats.experts_resident = process.resident.size();
-        heartbeat.stats.dispatches = process.dispatches;
-        heartbeat.stats.bytes_resident = process.resident.size() * 100;
-        process.outbox.push_back(heartbeat);
-      }
-      for (auto& [key, router] : routers) heartbeat_router(key);
-    }
+    pass_time();
     run();
     tick();
     run();

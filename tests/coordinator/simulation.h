@@ -14,7 +14,24 @@
 
 namespace moiety::coordinator {
 
-/// A cluster of pretended workers and routers around a ClusterState, with a clock that tests move.
+/// What stands behind the processes and routers of a Simulation. All calls are of its thread.
+class Peers {
+ public:
+  virtual ~Peers() = default;
+  /// A worker process begins; gives the address of its lane.
+  virtual std::string begin(WorkerId id, std::uint64_t incarnation) = 0;
+  virtual void end(WorkerId id) = 0;
+  virtual Result<void> load(WorkerId id, const std::vector<ExpertId>& experts) = 0;
+  virtual void keep_only(WorkerId id, const std::vector<ExpertId>& experts) = 0;
+  /// Lane messages that it has answered.
+  virtual std::uint64_t dispatches(WorkerId id) const = 0;
+  /// Hands a router a view. Simulation::confirm() says when its steps use it.
+  virtual void apply(int router, const EpochView& view) = 0;
+  virtual proto::RouterStats stats(int router) const = 0;
+};
+
+/// A cluster around a ClusterState, with a clock that tests move. Without Peers, workers and
+/// routers are pretended: loads succeed at once, and a router uses a view as soon as it is told.
 ///
 /// Messages wait in queues, one per direction and peer, until something moves them: run() moves
 /// all, a fuzzer moves one at a time. Every action is checked against the invariants that state.h
@@ -30,6 +47,7 @@ class Simulation {
     bool refused = false;              // the coordinator turned it away: it ends
     std::uint64_t capacity_bytes = 0;  // that its Hello says
     std::uint64_t dispatches = 0;      // that its heartbeats say
+    std::string lane_address;          // that its Hello says; empty: a made-up one
     std::optional<ConnectionId> connection;
     std::set<ExpertId> resident;
     std::deque<proto::ControlMessage> inbox, outbox;
@@ -48,7 +66,8 @@ class Simulation {
     std::deque<proto::ControlMessage> inbox, outbox;
   };
 
-  explicit Simulation(ClusterConfig config);
+  /// `peers` may be null and outlives the simulation otherwise.
+  explicit Simulation(ClusterConfig config, Peers* peers = nullptr);
 
   // What tests do. Each change gets an id of its own, and is asked for again after crash().
   OperationId start(std::vector<Deployment> deployments);
@@ -77,9 +96,13 @@ class Simulation {
   void reconnect_router(int key);
   void close_router(int key);
   void heartbeat_router(int key);
+  /// The router's steps use this epoch and no older one. Told the coordinator, if it is connected.
+  void confirm(int key, Epoch epoch, std::vector<WorkerId> lost = {});
   void freeze(WorkerId id) { processes.at(id).frozen = true; }
   void kill_process(WorkerId id);      // ProcessExited before the connection's end
   void break_connection(WorkerId id);  // the process lives on
+  /// A process ends while no coordinator runs: whoever comes next finds it gone.
+  void end_unseen(WorkerId id) { take_process(id); }
   /// Sends a Hello as nobody in particular; gives the refusal's text, or "" when it is welcome.
   std::string knock(proto::Hello hello);
   /// The same; gives the refusal's code.
@@ -87,7 +110,9 @@ class Simulation {
 
   /// Moves messages until none is left. No time passes.
   void run();
-  /// Lets time pass in ticks of 50 ms, with heartbeats every 200 ms, moving messages between.
+  /// 50 ms pass. Heartbeats are sent every 200 ms; none of them is moved, and nothing ticks.
+  void pass_time();
+  /// Lets time pass, moving all messages between ticks.
   void advance(std::chrono::milliseconds time);
   /// advance() until the operation is done or `limit` has passed; fails the test then.
   void finish(OperationId id, std::chrono::milliseconds limit = std::chrono::seconds(30));
@@ -142,10 +167,13 @@ class Simulation {
   void check_publish(const EpochView& view);
   /// No router may use a view that needs what this worker is about to lose.
   void check_kept(WorkerId id, std::uint64_t incarnation, const std::set<ExpertId>& kept);
+  void begin_process(WorkerId id, std::uint64_t incarnation);
+  Process take_process(WorkerId id);
   void end_process(WorkerId id, const std::string& how);
   ConnectionId new_connection() { return ConnectionId{++connections_}; }
   std::string tail() const;
 
+  Peers* const peers_;
   std::uint64_t connections_ = 0;
   std::uint64_t operations_ = 0;
   std::uint64_t requests_ = 0;

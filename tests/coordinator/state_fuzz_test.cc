@@ -66,7 +66,7 @@ void fuzz(std::uint32_t seed, const Scenario& scenario) {
     if (chance(1)) operations.push_back(sim.rebalance());
     if (scenario.crashes && chance(1)) {
       // Anywhere within what the next event calls for; sometimes a worker dies unseen with it.
-      if (chance(30) && !sim.processes.empty()) sim.processes.erase(sim.processes.begin());
+      if (chance(30) && !sim.processes.empty()) sim.end_unseen(sim.processes.begin()->first);
       if (chance(50)) {
         sim.crash_within_next_event(random() % 5);
       } else {

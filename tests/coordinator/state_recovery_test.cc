@@ -53,7 +53,7 @@ TEST_F(Recovery, NothingHappensToServing) {
 }
 
 TEST_F(Recovery, AWorkerThatDiedMeanwhileIsReplaced) {
-  sim.processes.erase(WorkerId{2});
+  sim.end_unseen(WorkerId{2});
   sim.crash_coordinator();
   reconnect_routers();
   sim.advance(1s);

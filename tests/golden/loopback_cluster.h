@@ -50,6 +50,10 @@ class LoopbackFleet {
     remove(id);
   }
   bool runs(WorkerId id) const { return workers_.contains(id); }
+  /// Lane messages that it has answered.
+  std::uint64_t dispatches(WorkerId id) const {
+    return workers_.at(id)->loop->counters().dispatches;
+  }
 
   void load(WorkerId id, const std::vector<ExpertId>& experts) {
     if (auto loaded = workers_.at(id)->store.load(experts); !loaded)

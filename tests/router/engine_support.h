@@ -30,6 +30,10 @@ class Heard {
               wake_.notify_all();
             }};
   }
+  bool ended() {
+    const std::lock_guard lock(mutex_);
+    return finish_.has_value();
+  }
   Finish wait_end() {
     std::unique_lock lock(mutex_);
     EXPECT_TRUE(
