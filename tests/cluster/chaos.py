@@ -36,12 +36,12 @@ def percentile(values, share):
 class Up:
     """`moiety up` in the foreground: it restarts what of its own dies."""
 
-    def __init__(self, bin_dir, work, *flags):
+    def __init__(self, bin_dir, work, *flags, model=MODEL, combine="per_expert"):
         self.moiety = Path(bin_dir) / "moiety"
         self.run_dir = Path(tempfile.mkdtemp(prefix="run-", dir=work))
         self.log = open(self.run_dir.with_suffix(".log"), "w")
-        self.process = subprocess.Popen([self.moiety, "up", "-m", MODEL, "--port", "0", "--admin-port", "0", "--json",
-                                         "--run-dir", self.run_dir, "--combine", "per_expert", "--worker-threads", "1", *flags],
+        self.process = subprocess.Popen([self.moiety, "up", "-m", model, "--port", "0", "--admin-port", "0", "--json",
+                                         "--run-dir", self.run_dir, "--combine", combine, "--worker-threads", "1", *flags],
                                         text=True, stdout=subprocess.PIPE, stderr=self.log)
         line = self.process.stdout.readline()
         if not line:
@@ -110,10 +110,11 @@ class Chaos:
             write_subset(args.bin_dir, self.subsets[name], seed=100 + i)
         self.deploys = [x for name, file in self.subsets.items() for x in ("--deploy", f"{name}={file}")]
 
-    def prepare(self):
+    def prepare(self, least_tokens=60, most_tokens=200):
         models = [NAME] + [f"{NAME}:{name}" for name in SUBSETS]
         rng = random.Random(self.args.seed + 1)
-        self.bodies = [request_body(models[i % len(models)], rng, rng.randrange(60, 200)) for i in range(24 if self.args.short else 48)]
+        count = 24 if self.args.short else 48
+        self.bodies = [request_body(models[i % len(models)], rng, rng.randrange(least_tokens, most_tokens)) for i in range(count)]
         with Server(self.args.bin_dir, *self.deploys) as server:
             self.expected = expected_answers(("127.0.0.1", server.port), self.bodies)
 
