@@ -17,8 +17,8 @@
 #include <future>
 #include <random>
 
+#include "tests/cluster/real_peers.h"
 #include "tests/coordinator/simulation.h"
-#include "tests/golden/loopback_cluster.h"
 #include "tests/router/engine_support.h"
 
 namespace moiety::testing {
@@ -97,7 +97,7 @@ struct Reference {
   }
 };
 
-class ClusterSimulation final : private coordinator::Peers {
+class ClusterSimulation {
  public:
   ClusterSimulation(const Reference& reference, std::uint64_t seed, Counts& counts)
       : reference_(reference),
@@ -105,8 +105,8 @@ class ClusterSimulation final : private coordinator::Peers {
         seed_(seed),
         random_(seed),
         deployments_(reference.deployments),
-        fleet_(reference.embedded, seed),
-        sim_(make_config(), this) {}
+        peers_(reference.embedded, seed),
+        sim_(make_config(), &peers_) {}
 
   void run() {
     SCOPED_TRACE("seed " + std::to_string(seed_));
@@ -123,11 +123,6 @@ class ClusterSimulation final : private coordinator::Peers {
   const std::vector<std::string>& trace() const { return sim_.trace; }
 
  private:
-  struct Router {
-    std::uint64_t id = 0;
-    std::unique_ptr<ClusterMoe> moe;
-    std::unique_ptr<Engine> engine;
-  };
   struct Sent {
     std::size_t kind = 0;
     std::size_t router = 0;
@@ -135,54 +130,7 @@ class ClusterSimulation final : private coordinator::Peers {
     bool cancelled = false;
     std::unique_ptr<Heard> heard = std::make_unique<Heard>();
   };
-  /// What engines say, from their threads.
-  struct Activation {
-    int router = 0;
-    Epoch epoch;
-    std::vector<WorkerId> lost;
-  };
-  struct Suspicion {
-    int router = 0;
-    proto::WorkerSuspect suspect;
-  };
-  struct Inbox {
-    std::mutex mutex;
-    std::condition_variable changed;
-    std::deque<std::variant<Activation, Suspicion>> said;
-    std::size_t tokens = 0;
-  };
 
-  // Peers: what the simulation's processes and routers really do.
-  std::string begin(WorkerId id, std::uint64_t incarnation) override {
-    fleet_.start(id, incarnation, {});
-    return fleet_.endpoint(id).lane_address;
-  }
-  void end(WorkerId id) override { fleet_.kill(id); }
-  Result<void> load(WorkerId id, const std::vector<ExpertId>& experts) override {
-    fleet_.load(id, experts);
-    return {};
-  }
-  void keep_only(WorkerId id, const std::vector<ExpertId>& experts) override {
-    fleet_.keep_only(id, experts);
-  }
-  std::uint64_t dispatches(WorkerId id) const override { return fleet_.dispatches(id); }
-  void apply(int router, const EpochView& view) override {
-    engine(router).apply(view, [this, router](Epoch epoch, std::vector<WorkerId> lost) {
-      say(Activation{router, epoch, std::move(lost)});
-    });
-  }
-  proto::RouterStats stats(int router) const override {
-    const Engine::Load load = engine(router).load();
-    proto::RouterStats stats;
-    stats.epoch = load.epoch;
-    stats.running = load.running;
-    stats.waiting = load.waiting;
-    stats.parked = load.parked;
-    stats.running_per_deployment = load.per_deployment;
-    return stats;
-  }
-
-  Engine& engine(int router) const { return *routers_.at(static_cast<std::size_t>(router)).engine; }
   bool chance(int percent) { return random_() % 100 < static_cast<std::uint64_t>(percent); }
   template <class T>
   const T& any(const std::vector<T>& list) {
@@ -243,26 +191,14 @@ class ClusterSimulation final : private coordinator::Peers {
   }
 
   void add_router(int key, const EngineOptions& options) {
-    const Embedded& model = key == 0 ? reference_.embedded : reference_.second;
-    Router router;
-    router.id = 100 + static_cast<std::uint64_t>(key);
     ClusterMoeOptions moe;
-    moe.router_id = router.id;
+    moe.router_id = 100 + static_cast<std::uint64_t>(key);
     moe.combine = CombineMode::kPerExpert;
     moe.reply = {.floor = 40ms, .cap = 150ms};
     moe.reply.hedge_floor = std::chrono::milliseconds(random_() % 4);  // 0: never
     moe.connect_timeout = 80ms;
-    moe.local = LocalExpertOptions{
-        model.checkpoint.get(), model.model->dtype(), model.model->variant(), model.pool.get(),
-        [](Epoch, const Error& why) { ADD_FAILURE() << "a router reads: " << why.message; }};
-    router.moe = fleet_.make_router(
-        moe, [this, key](WorkerId id, std::uint64_t incarnation, const std::string& why) {
-          say(Suspicion{key, {id, incarnation, why}});
-        });
-    router.engine = std::make_unique<Engine>(*model.model, *router.moe, options, nullptr);
-    const auto id = static_cast<std::uint32_t>(router.id);
-    routers_.push_back(std::move(router));
-    EXPECT_EQ(sim_.add_router(id), key);
+    peers_.add_router(key == 0 ? reference_.embedded : reference_.second, moe, options);
+    EXPECT_EQ(sim_.add_router(static_cast<std::uint32_t>(moe.router_id)), key);
   }
 
   /// Somebody starts what a static fleet lacks.
@@ -272,26 +208,15 @@ class ClusterSimulation final : private coordinator::Peers {
     }
   }
 
-  void say(std::variant<Activation, Suspicion> what) {
-    const std::lock_guard lock(inbox_.mutex);
-    inbox_.said.push_back(std::move(what));
-    inbox_.changed.notify_all();
-  }
-
   /// Takes what engines said to their routers' side of the control channel.
   void hear() {
-    std::deque<std::variant<Activation, Suspicion>> said;
-    {
-      const std::lock_guard lock(inbox_.mutex);
-      said.swap(inbox_.said);
-    }
-    for (auto& each : said) {
-      if (auto* active = std::get_if<Activation>(&each)) {
+    for (RealPeers::Said& each : peers_.take_said()) {
+      if (auto* active = std::get_if<RealPeers::Activation>(&each)) {
         sim_.confirm(active->router, active->epoch, std::move(active->lost));
         sim_.heartbeat_router(active->router);  // the counts by deployment, as of this epoch
         continue;
       }
-      auto& [key, suspect] = std::get<Suspicion>(each);
+      auto& [key, suspect] = std::get<RealPeers::Suspicion>(each);
       auto& router = sim_.routers.at(key);
       if (router.connection) router.outbox.push_back(std::move(suspect));
     }
@@ -306,7 +231,7 @@ class ClusterSimulation final : private coordinator::Peers {
       const auto process = sim_.processes.find(id);
       if (process != sim_.processes.end() && !process->second.frozen && chance(60))
         sim_.deliver(process->second.outbox, process->second.connection);
-      const int key = static_cast<int>(random_() % routers_.size());
+      const int key = static_cast<int>(random_() % peers_.routers().size());
       if (chance(60)) sim_.step_router(key);
       if (chance(60)) sim_.deliver(sim_.routers.at(key).outbox, sim_.routers.at(key).connection);
     }
@@ -323,11 +248,8 @@ class ClusterSimulation final : private coordinator::Peers {
     for (auto& [key, router] : sim_.routers) {  // well within its lease
       if (!router.connection && chance(20)) sim_.reconnect_router(key);
     }
-    const std::size_t more = random_() % 6;
-    std::unique_lock lock(inbox_.mutex);
-    const std::size_t enough = inbox_.tokens + more;
-    inbox_.changed.wait_for(lock, std::chrono::microseconds(random_() % 4000),
-                            [&] { return inbox_.tokens >= enough || !inbox_.said.empty(); });
+    const std::size_t tokens = random_() % 6;
+    peers_.wait(tokens, std::chrono::microseconds(random_() % 4000));
   }
 
   template <class Condition>
@@ -345,19 +267,16 @@ class ClusterSimulation final : private coordinator::Peers {
   void submit() {
     Sent sent;
     sent.kind = random_() % kKinds;
-    sent.router = random_() % routers_.size();
+    sent.router = random_() % peers_.routers().size();
     GenerateRequest request = request_of(sent.kind);
     request.deadline = Clock::now() + (chance(5) ? 60ms : std::chrono::milliseconds(kBound / 2));
     RequestCallbacks callbacks = sent.heard->callbacks();
     callbacks.on_token = [this, hear = callbacks.on_token](const SampledToken& token) {
-      {
-        const std::lock_guard lock(inbox_.mutex);
-        ++inbox_.tokens;
-        inbox_.changed.notify_all();
-      }
+      peers_.count_token();
       return hear(token);
     };
-    const auto id = routers_[sent.router].engine->submit(std::move(request), std::move(callbacks));
+    const auto id =
+        peers_.routers()[sent.router].engine->submit(std::move(request), std::move(callbacks));
     if (!id) {  // not deployed just now
       EXPECT_EQ(id.error().code, ErrorCode::kNotFound) << id.error().message;
       ++counts_.refused;
@@ -375,14 +294,14 @@ class ClusterSimulation final : private coordinator::Peers {
     if (sent_.empty()) return;
     Sent& one = sent_[random_() % sent_.size()];
     one.cancelled = true;
-    routers_[one.router].engine->cancel(one.id);
+    peers_.routers()[one.router].engine->cancel(one.id);
   }
 
   void disturb_lanes() {
     const std::uint64_t worker = any_worker().value;
-    const std::uint64_t router = any(routers_).id;
+    const std::uint64_t router = any(peers_.routers()).id;
     const auto way = chance(50) ? fabric::Direction::kToWorker : fabric::Direction::kToRouter;
-    fabric::LoopbackNetwork& network = fleet_.network();
+    fabric::LoopbackNetwork& network = peers_.network();
     switch (random_() % 5) {
       case 0:
         ++counts_.drops;
@@ -418,15 +337,16 @@ class ClusterSimulation final : private coordinator::Peers {
         if (!runs) return;
         ++counts_.pauses;
         sim_.freeze(id);
-        for (const Router& router : routers_)
-          fleet_.network().set_delay(router.id, id.value, std::chrono::milliseconds(200));
+        for (const RealPeers::Router& router : peers_.routers())
+          peers_.network().set_delay(router.id, id.value, std::chrono::milliseconds(200));
         return;
       case 4:
         thaw();
         return;
       case 5:
         ++counts_.control_cuts;
-        if (chance(50)) return sim_.close_router(static_cast<int>(random_() % routers_.size()));
+        if (chance(50))
+          return sim_.close_router(static_cast<int>(random_() % peers_.routers().size()));
         if (runs && process->second.connection) sim_.break_connection(id);
         return;
       case 6:
@@ -446,9 +366,9 @@ class ClusterSimulation final : private coordinator::Peers {
 
   void thaw() {
     for (auto& [id, process] : sim_.processes) process.frozen = false;
-    for (const Router& router : routers_) {
+    for (const RealPeers::Router& router : peers_.routers()) {
       for (std::uint32_t id = 0; id < sim_.config.max_workers; ++id)
-        fleet_.network().set_delay(router.id, id, 0ns);
+        peers_.network().set_delay(router.id, id, 0ns);
     }
   }
 
@@ -477,9 +397,9 @@ class ClusterSimulation final : private coordinator::Peers {
     sim_.load_error.reset();
     sim_.loads_hang = false;
     thaw();
-    for (const Router& router : routers_) {
+    for (const RealPeers::Router& router : peers_.routers()) {
       for (std::uint32_t id = 0; id < sim_.config.max_workers; ++id) {
-        fabric::LoopbackNetwork& network = fleet_.network();
+        fabric::LoopbackNetwork& network = peers_.network();
         network.set_partition(router.id, id, false);
         for (const auto way : {fabric::Direction::kToWorker, fabric::Direction::kToRouter}) {
           network.set_drop_probability(router.id, id, way, 0);
@@ -521,9 +441,10 @@ class ClusterSimulation final : private coordinator::Peers {
       const auto placed = view.placement.experts_of(id);
       if (process.resident != std::set<ExpertId>(placed.begin(), placed.end())) return false;
     }
-    return std::all_of(routers_.begin(), routers_.end(), [&](const Router& router) {
-      return router.engine->epoch() == view.placement.epoch;
-    });
+    return std::all_of(peers_.routers().begin(), peers_.routers().end(),
+                       [&](const RealPeers::Router& router) {
+                         return router.engine->epoch() == view.placement.epoch;
+                       });
   }
 
   void finish() {
@@ -536,7 +457,7 @@ class ClusterSimulation final : private coordinator::Peers {
     for (const Sent& sent : sent_) {
       if (sent.heard->ended()) check(sent, sent.heard->wait_end());
     }
-    for (Router& router : routers_) {
+    for (RealPeers::Router& router : peers_.routers()) {
       const Engine::Load load = router.engine->load();
       EXPECT_EQ(load.running + load.waiting + load.parked, 0u);
       EXPECT_EQ(load.scheduler.kv_blocks_used, 0);
@@ -599,11 +520,9 @@ class ClusterSimulation final : private coordinator::Peers {
   bool slow_control_ = false;
   bool crashes_ = false;
   bool last_deployed_ = false;
-  Inbox inbox_;
-  LoopbackFleet fleet_;
   std::map<std::pair<std::uint64_t, std::uint64_t>, bool> cut_;
   std::vector<Sent> sent_;  // outlives the engines, which call back
-  std::vector<Router> routers_;
+  RealPeers peers_;
   std::vector<OperationId> operations_;
   coordinator::Simulation sim_;
 };
