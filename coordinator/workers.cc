@@ -46,11 +46,25 @@ void ClusterState::reconcile() {
 
 std::vector<ClusterState::Experts> ClusterState::needed_experts() const {
   std::vector<Experts> needed(workers_.size());
-  const Placement* previous = nullptr;
+  const EpochView* previous = nullptr;
   for (const EpochView& view : history_) {
-    if (previous == nullptr || previous->owners != view.placement.owners)
-      add(placed_experts(view.placement), needed);
-    previous = &view.placement;
+    const bool same = previous != nullptr && previous->workers == view.workers &&
+                      previous->placement.owners == view.placement.owners;
+    previous = &view;
+    if (same) continue;
+    // Routers ask only whom the view names: not one that was lost, nor who took its place.
+    std::vector<Experts> placed = placed_experts(view.placement);
+    for (std::uint32_t index = 0; index < workers_.size(); ++index) {
+      const Worker& each = workers_[index];
+      const auto is_it = [&](const WorkerEndpoint& named) {
+        return named.id.value == index && named.incarnation == each.incarnation;
+      };
+      if (each.process != Worker::Process::kRunning ||
+          std::none_of(view.workers.begin(), view.workers.end(), is_it)) {
+        placed[index].clear();
+      }
+    }
+    add(placed, needed);
   }
   // The published view may have been without those that come back.
   add(placed_experts(current_.placement), needed);
