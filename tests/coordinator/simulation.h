@@ -169,6 +169,7 @@ class Simulation {
   void check_kept(WorkerId id, std::uint64_t incarnation, const std::set<ExpertId>& kept);
   void begin_process(WorkerId id, std::uint64_t incarnation);
   Process take_process(WorkerId id);
+  void use_epoch(Router& router, Epoch epoch);
   void end_process(WorkerId id, const std::string& how);
   ConnectionId new_connection() { return ConnectionId{++connections_}; }
   std::string tail() const;
