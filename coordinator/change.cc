@@ -265,6 +265,7 @@ Result<void> ClusterState::plan() {
       placement.router_experts == current_.placement.router_experts &&
       change_->wanted == current_.deployments) {
     note(LogLevel::kInfo, describe_change(change_->operation) + ": nothing has to move");
+    call_back(placement);
     begin_activating();
     dirty_ = true;
     return {};
@@ -334,14 +335,19 @@ void ClusterState::begin_step() {
   change_->target.placement.epoch = change_->epoch;
   change_->phase = Phase::kLoading;
   change_->deadline = now_ + config_.operation_timeout;
-  for (WorkerId id : change_->target.placement.workers()) {
+  call_back(change_->target.placement);
+  dirty_ = durable_changed_ = true;
+}
+
+/// A change gives every worker that it uses another chance.
+void ClusterState::call_back(const Placement& placement) {
+  for (WorkerId id : placement.workers()) {
     Worker& used = worker(id);
     if (used.parked) used.restart_at = now_;
     used.parked = false;
     used.failures = 0;
     used.load_again_at = {};
   }
-  dirty_ = durable_changed_ = true;
 }
 
 /// Whether the next step, planned a while ago, only adds to workers that may be used, within their

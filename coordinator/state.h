@@ -312,6 +312,7 @@ class ClusterState {
   Result<std::vector<Placement>> steps_to(const Placement& target) const;
   bool step_fits(const Placement& next) const;
   void begin_step();
+  void call_back(const Placement& placement);
   void activated();
   /// Routers were sent the last step of the change.
   bool published_in_full() const;

@@ -436,6 +436,18 @@ TEST_F(NoRestarts, LostWorkerStaysAwayUntilTheNextDeploy) {
   EXPECT_TRUE(sim.status().ready);
 }
 
+TEST_F(NoRestarts, ARebalanceThatMovesNothingBringsTheLostWorkerBack) {
+  sim.kill_process(WorkerId{3});
+  sim.advance(30s);
+  EXPECT_THAT(sim.running(), SizeIs(3));
+  const OperationId rebalanced = sim.rebalance();
+  sim.finish(rebalanced);
+  EXPECT_TRUE(sim.succeeded(rebalanced)) << sim.error(rebalanced);
+  sim.advance(2s);
+  EXPECT_THAT(sim.view(router).workers, SizeIs(4));
+  EXPECT_TRUE(sim.status().ready);
+}
+
 TEST_F(NoRestarts, LossDuringADeployUndoesIt) {
   const OperationId undeployed = sim.undeploy("");
   sim.finish(undeployed);
