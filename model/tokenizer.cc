@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -93,6 +94,10 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json) {
   for (std::size_t i = 0; i < vocab.size(); ++i) {
     MOIETY_TRY(state->set_token(vocab[i].id, vocab[i].text));
   }
+  std::set<std::string_view> special;
+  for (const AddedToken& token : added_tokens) {
+    if (token.special) special.insert(token.content);
+  }
   for (const AddedToken& token : added_tokens) {
     std::string pattern = token.content;
     if (token.normalized) {
@@ -104,7 +109,8 @@ Result<Tokenizer> Tokenizer::parse(std::string_view json) {
           fmt::format("added_tokens: '{}' and another token match the same text", token.content));
     }
     MOIETY_TRY(state->set_token(token.id, pattern));
-    state->special[static_cast<std::size_t>(token.id)] = token.special;
+    // PyPI tokenizers look for the token as it decodes: one that normalizes to other text is kept.
+    state->special[static_cast<std::size_t>(token.id)] = special.contains(pattern);
     state->added_ids.emplace(token.content, token.id);
   }
   return Tokenizer(std::move(state));

@@ -179,7 +179,7 @@ def main():
     parser.add_argument("bin_dir", type=Path)
     parser.add_argument("fabrics", nargs="*")
     args = parser.parse_args()
-    args.seed, args.streams = 11, 8
+    args.seed, args.streams, args.fabric, args.short = 11, 8, None, False
     with tempfile.TemporaryDirectory(prefix="moiety-bits-") as folder:
         chaos = Chaos(args, Path(folder))
         extra = Path(folder) / "extra.json"

@@ -37,7 +37,7 @@ class Comparison:
             count = write_cases(Path(folder), cases, self.seed, 3 if whole else 1, every)
             print(f"{name}: ", end="", flush=True)
             done = subprocess.run([self.program, folder, cases], check=False)
-        least = 2000 if whole else 250 if every else 700
+        least = 2000 if whole else 200 if every else 700
         if done.returncode != 0 or count < least:
             print(f"{name}: FAILED with {count} texts (at least {least} are needed)", file=sys.stderr)
             self.failures += 1
