@@ -16,6 +16,12 @@ namespace {
 /// with must leave some.
 constexpr std::uint32_t kLastRouterIdOfItsOwn = 0x7fff'ffff;
 
+/// One that is refused with kUnavailable asks again within a second; who was not heard for so long
+/// has ended.
+constexpr std::chrono::seconds kContenderAsks{3};
+/// How many processes that ask for one id are told apart at a time.
+constexpr std::size_t kMaxContenders = 8;
+
 }  // namespace
 
 bool is_in_model(const planner::ModelShape& model, ExpertId id) {
@@ -59,28 +65,34 @@ void ClusterState::on(const PeerHello& event) {
              "another checkpoint: the coordinator serves fingerprint " + config_.model.fingerprint +
                  ", the peer opened " + hello.fingerprint + "; start both with the same --model"));
   }
-  switch (hello.role) {
-    case proto::Role::kWorker:
-      return welcome_worker(event);
-    case proto::Role::kRouter:
-      return welcome_router(event);
-    case proto::Role::kAdmin:
-      break;
+  if (hello.role == proto::Role::kAdmin) {
+    return refuse(event.connection,
+                  fail(ErrorCode::kInvalidArgument,
+                       "only workers and routers connect here; administration is over HTTP"));
   }
-  refuse(event.connection,
-         fail(ErrorCode::kInvalidArgument,
-              "only workers and routers connect here; administration is over HTTP"));
+  if (hello.incarnation == 0) {
+    return refuse(event.connection, fail(ErrorCode::kInvalidArgument,
+                                         "a worker or router must give an incarnation above 0"));
+  }
+  if (hello.role == proto::Role::kWorker) return welcome_worker(event);
+  welcome_router(event);
 }
 
 Error ClusterState::id_is_taken(const std::string& who,
                                 Clock::time_point last_heard,
-                                std::optional<Contender>& contender,
+                                Contenders& contenders,
                                 const proto::Hello& hello) const {
-  const bool known =
-      contender && contender->incarnation == hello.incarnation && contender->pid == hello.pid;
-  if (!known) contender = Contender{hello.incarnation, hello.pid, now_};
+  std::erase_if(contenders, [this](const auto& entry) {
+    return now_ - entry.second.last_asked > kContenderAsks;
+  });
+  const std::pair process(hello.incarnation, hello.pid);
+  // Beyond the bound the time of newcomers does not run: each that was first is told soon, or ends.
+  if (contenders.size() < kMaxContenders) contenders.try_emplace(process, Contender{now_, now_});
+  const auto known = contenders.find(process);
+  if (known != contenders.end()) known->second.last_asked = now_;
   // What was under way when a host vanished may arrive later, but not a heartbeat of its own time.
-  if (last_heard > contender->since + config_.lease_ttl / 3) {
+  if (known != contenders.end() && last_heard > known->second.since + config_.lease_ttl / 3) {
+    contenders.erase(known);
     return fail(ErrorCode::kAlreadyExists,
                 fmt::format("{} is already connected, and its heartbeats come: two processes were "
                             "given one id; give this one another --id, or none",
@@ -132,10 +144,6 @@ void ClusterState::welcome_worker(const PeerHello& event) {
         fail(ErrorCode::kInvalidArgument,
              fmt::format("a worker must give its id, below --workers {}", config_.max_workers)));
   }
-  if (hello.incarnation == 0) {
-    return refuse(event.connection,
-                  fail(ErrorCode::kInvalidArgument, "a worker must give an incarnation above 0"));
-  }
   for (ExpertId held : hello.resident) {
     if (is_in_model(config_.model, held)) continue;
     return refuse(event.connection,
@@ -152,7 +160,7 @@ void ClusterState::welcome_worker(const PeerHello& event) {
       // Of a fleet of our own the former process has ended before the next one starts.
       return refuse(event.connection, config_.static_fleet
                                           ? id_is_taken(fmt::format("worker {}", id.value),
-                                                        joined.last_heard, joined.contender, hello)
+                                                        joined.last_heard, joined.contenders, hello)
                                           : fail(ErrorCode::kAlreadyExists,
                                                  fmt::format("worker {} is already connected "
                                                              "(incarnation {})",
@@ -202,7 +210,7 @@ void ClusterState::welcome_worker(const PeerHello& event) {
   joined.hello = hello;
   joined.stats = {};
   joined.stats_due = true;
-  joined.contender.reset();
+  joined.contenders.clear();
   joined.last_heard = now_;
   worker_connections_[event.connection] = id;
   welcome(event.connection, id.value);
@@ -222,8 +230,7 @@ void ClusterState::welcome_worker(const PeerHello& event) {
 void ClusterState::welcome_router(const PeerHello& event) {
   const proto::Hello& hello = event.hello;
   const auto is_same_process = [&hello](const Router& router) {
-    return router.hello.pid == hello.pid && router.hello.incarnation == hello.incarnation &&
-           router.hello.http_address == hello.http_address;
+    return router.hello.pid == hello.pid && router.hello.incarnation == hello.incarnation;
   };
   RouterId id{hello.id.value_or(0)};
   // One that was assigned comes back.
@@ -260,7 +267,7 @@ void ClusterState::welcome_router(const PeerHello& event) {
   if (router.connection) {
     if (!same_process) {
       return refuse(event.connection, id_is_taken(fmt::format("router {}", id.value),
-                                                  router.last_heard, router.contender, hello));
+                                                  router.last_heard, router.contenders, hello));
     }
     act(CloseConnection{*router.connection});
     router_connections_.erase(*router.connection);
@@ -273,7 +280,7 @@ void ClusterState::welcome_router(const PeerHello& event) {
     router.oldest = router.active;
   }
   router.connection = event.connection;
-  router.contender.reset();
+  router.contenders.clear();
   router.hello = hello;
   router.last_heard = now_;
   router_connections_[event.connection] = id;

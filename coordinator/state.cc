@@ -72,11 +72,11 @@ void ClusterState::on(const Tick&) {
                      duration_cast<milliseconds>(now_ - last_tick_).count()));
     for (Worker& each : workers_) {
       each.last_heard = now_;
-      each.contender.reset();  // nobody was heard
+      each.contenders.clear();  // nobody was heard
     }
     for (auto& [id, router] : routers_) {
       router.last_heard = now_;
-      router.contender.reset();
+      router.contenders.clear();
     }
   }
   last_tick_ = now_;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "coordinator/durable.h"
@@ -118,12 +119,13 @@ class ClusterState {
     std::optional<std::uint64_t> dispatches;  // by the first heartbeat after it
   };
 
-  /// Another process that asks for the id of one that is connected.
+  /// Another process that asks, again and again, for the id of one that is connected.
   struct Contender {
-    std::uint64_t incarnation = 0;
-    std::int64_t pid = 0;
     Clock::time_point since;
+    Clock::time_point last_asked;
   };
+  /// By incarnation and pid.
+  using Contenders = std::map<std::pair<std::uint64_t, std::int64_t>, Contender>;
 
   struct Worker {
     enum class Process : std::uint8_t { kNone, kRunning, kStopping, kKilled };
@@ -145,7 +147,7 @@ class ClusterState {
     bool load_is_late = false;        // and the log says so
     Clock::time_point load_again_at;  // after a failed load
     std::optional<Suspicion> suspicion;
-    std::optional<Contender> contender;
+    Contenders contenders;
     bool stats_due = false;  // what it holds changed and no heartbeat has said so yet
     bool retired = false;    // by a drain
     bool lost = false;       // ended against our will and not back yet
@@ -161,7 +163,7 @@ class ClusterState {
   struct Router {
     std::optional<ConnectionId> connection;  // empty: closed; it may come back until `gone_at`
     Clock::time_point gone_at;
-    std::optional<Contender> contender;
+    Contenders contenders;
     proto::Hello hello;
     Epoch oldest;  // it may use this epoch and later ones; 0 = none was sent
     Epoch active;  // the last that it confirmed
@@ -238,10 +240,11 @@ class ClusterState {
   /// What a process hears that asks for the id of another one, `who`, which is connected and was
   /// heard at `last_heard`. kUnavailable: it may be the successor of one whose end nobody saw (its
   /// host vanished), so it asks again until the connection or the lease has ended. kAlreadyExists:
-  /// the other one has been heard since, so two were given one id.
+  /// the other one has been heard since, so two were given one id. Whoever asks after that, or
+  /// after a pause, may be a successor again.
   Error id_is_taken(const std::string& who,
                     Clock::time_point last_heard,
-                    std::optional<Contender>& contender,
+                    Contenders& contenders,
                     const proto::Hello& hello) const;
   void on_worker_message(WorkerId id, const proto::ControlMessage& message);
   void on_router_message(RouterId id, const proto::ControlMessage& message);

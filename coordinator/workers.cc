@@ -245,7 +245,7 @@ void ClusterState::forget(Worker& gone) {
   gone.load_again_at = {};
   gone.loading = false;
   gone.suspicion.reset();
-  gone.contender.reset();
+  gone.contenders.clear();
   gone.stats_due = false;
 }
 

@@ -36,7 +36,7 @@ struct Hello {
   std::uint32_t protocol_version = kProtocolVersion;
   Role role = Role::kWorker;
   std::optional<std::uint32_t> id;  ///< WorkerId or RouterId by role; absent: the coordinator picks
-  std::uint64_t incarnation = 0;    ///< differs between restarts under the same id
+  std::uint64_t incarnation = 0;    ///< not 0; differs between starts, whatever the id
   std::string token;                ///< shared secret; compare with secrets_equal
   std::int64_t pid = 0;
   std::string build;         ///< the program's version, for people

@@ -92,6 +92,7 @@ std::optional<std::vector<WorkerId>> Fleet::applied(fabric::RouterLane& lane) {
   if (!all_known && Clock::now() < switch_until_) return std::nullopt;
   switching_ = false;
   std::vector<WorkerId> lost(missing_.begin(), missing_.end());
+  base_incarnations_.clear();
   for (auto it = workers_.begin(); it != workers_.end();) {
     Worker& worker = it->second;
     worker.awaited = false;
@@ -101,6 +102,7 @@ std::optional<std::vector<WorkerId>> Fleet::applied(fabric::RouterLane& lane) {
       continue;
     }
     if (worker.state != Worker::State::kConnected) lost.push_back(it->first);
+    base_incarnations_[it->first] = worker.incarnation;
     ++it;
   }
   std::sort(lost.begin(), lost.end());
@@ -181,6 +183,11 @@ bool Fleet::connected(WorkerId id) const {
   return it != workers_.end() && it->second.state == Worker::State::kConnected;
 }
 
+bool Fleet::is_of_base(WorkerId id) const {
+  const auto it = base_incarnations_.find(id);
+  return it != base_incarnations_.end() && it->second == workers_.at(id).incarnation;
+}
+
 void Fleet::rebuild_routes() {
   const auto before = std::move(routes_);
   bool gained = false;
@@ -201,6 +208,7 @@ void Fleet::rebuild_routes() {
         bool punctual = false;
         for (const WorkerId owner : at(placement->owners, layer, expert)) {
           if (!connected(owner)) continue;
+          if (placement == &base_ && !is_of_base(owner)) continue;
           route.push_back(owner);
           punctual = punctual || !workers_.at(owner).owed;
         }

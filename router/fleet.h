@@ -25,9 +25,10 @@ inline constexpr WorkerId kThisRouter{0xffff'ffffu};
 ///
 /// A switch to a new epoch begins with apply(): workers that are new are connected to, and experts
 /// are asked from their new owners as soon as those are connected, until then from their old ones,
-/// which keep them until every router has confirmed the switch. It is over when each worker of the
-/// new epoch is connected or given up. A worker that the new placement names without an address is
-/// lost; one that it does not name is asked until the switch is over.
+/// which keep them until every router has confirmed the switch. A worker that started again since
+/// the old epoch holds what the new one says, and is no old owner. The switch is over when each
+/// worker of the new epoch is connected or given up. A worker that the new placement names without
+/// an address is lost; one that it does not name is asked until the switch is over.
 ///
 /// A worker that was lost or cannot be reached is tried again, after 0.1 s and then less and less
 /// often, as long as the epoch has its address: a cut may heal. Connecting costs nobody anything,
@@ -129,13 +130,16 @@ class Fleet {
   void connect(fabric::RouterLane& lane, WorkerId id, Worker& worker);
   void down(WorkerId id, Worker& worker, Loss how, const std::string& why);
   void suspect(WorkerId id, Worker& worker, const std::string& why);
+  /// Whether this worker, one of workers_, is the process that the old epoch named.
+  bool is_of_base(WorkerId id) const;
   void rebuild_routes();
 
   const std::chrono::milliseconds connect_timeout_;
   const ReplyLimits limits_;
   const SuspectCallback on_suspect_;
-  Placement base_;    // of the last switch that is over
-  Placement target_;  // of the newest view
+  Placement base_;                                       // of the last switch that is over
+  std::map<WorkerId, std::uint64_t> base_incarnations_;  // of the workers that its view named
+  Placement target_;                                     // of the newest view
   bool switching_ = false;
   Deadline switch_until_;
   bool local_awaited_ = false;

@@ -8,6 +8,7 @@
 #include <future>
 #include <mutex>
 
+#include "common/incarnation.h"
 #include "common/log.h"
 #include "common/signals.h"
 #include "fabric/mpi/mpi_lane.h"
@@ -75,7 +76,7 @@ class ClusterControl {
     control.orphan_timeout = std::chrono::seconds(options.orphan_timeout_s);
     control.hello.role = proto::Role::kRouter;
     control.hello.id = options.id;
-    control.hello.incarnation = static_cast<std::uint64_t>(::getpid());
+    control.hello.incarnation = new_incarnation();
     control.hello.token = options.token;
     control.hello.pid = ::getpid();
     control.hello.http_address = options.host + ":" + std::to_string(http_port);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <mutex>
 
+#include "common/incarnation.h"
 #include "common/log.h"
 #include "common/signals.h"
 #include "fabric/mpi/mpi_lane.h"
@@ -59,12 +60,6 @@ Result<std::unique_ptr<fabric::WorkerPort>> open_port(const WorkerOptions& optio
   return fabric::open_ucx_port(identity, options.bind_host);
 }
 
-std::uint64_t start_time_ns() {
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                        std::chrono::system_clock::now().time_since_epoch())
-                                        .count());
-}
-
 Result<std::unique_ptr<http::Server>> serve_http(const WorkerOptions& options,
                                                  WorkerMetrics& metrics) {
   http::ServerOptions http_options;
@@ -91,7 +86,7 @@ Result<void> run_worker(const WorkerOptions& options) {
   const SignalWatcher signals([&](int) { stop.stop("signal"); });
 
   if (options.fabric == "mpi") MOIETY_TRY(fabric::join_mpi_world());
-  const std::uint64_t incarnation = options.incarnation.value_or(start_time_ns());
+  const std::uint64_t incarnation = options.incarnation.value_or(new_incarnation());
   MOIETY_ASSIGN(const kernels::Variant variant, kernels::choose_variant(options.kernels));
   MOIETY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(options.model));
   ThreadPool pool(options.threads, ThreadPool::Spin::kBrief);

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Four hosts: a coordinator and a router on one, a worker on each of the others. One is cut off, and comes back.
+And `containers`: routers that all have the same pid and the same address, each in a container of a host of its own.
 
-usage: netns_test.py BIN_DIR [ucx|mpi]...
+usage: netns_test.py BIN_DIR [ucx|mpi|containers]...
 Exits 77 where network namespaces are not permitted; with MOIETY_REQUIRE_NETNS=1 that is a failure.
 """
 import os
@@ -112,15 +113,54 @@ def check(hosts, bin_dir, fabric, folder):
         hosts.stop()
 
 
+def check_containers(hosts, bin_dir, folder):
+    """Two routers without an id get one each; a third with the id of one of them ends."""
+    def log(host):
+        return Path(folder) / f"container{host}.log"
+
+    def start(host, kind, *words, within=()):
+        return hosts.start(host, [*within, Path(bin_dir) / f"moiety-{kind}", "--model", MODEL, *words], log(host), MOIETY_TOKEN=TOKEN)
+
+    def start_router(host, *words):
+        return start(host, "router", "--coordinator", f"{here}:7700", "--host", "0.0.0.0", "--port", 8000, "--threads", 1, *words,
+                     within=("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"))
+
+    def connected():
+        status, body = hosts.call(0, "GET", f"http://{here}:8001/v1/status", timeout=10, token=TOKEN)
+        routers = body["routers"] if status == 200 else []
+        return sorted((r["id"], r["pid"], r["http_address"]) for r in routers if r["connected"])
+
+    here = hosts.address(0)
+    try:
+        start(0, "coordinator", "--fleet", "static", "--workers", 1, "--listen", f"{here}:7700", "--admin-host", here, "--admin-port", 8001,
+              "--lease-ttl-ms", 1500)
+        for host in (1, 2):
+            start_router(host)
+        both = [(0, 1, "0.0.0.0:8000"), (1, 1, "0.0.0.0:8000")]
+        wait_until(lambda: connected() == both, "two routers are connected")
+        assert start_router(3, "--id", 0).wait(timeout=30) == 1, "a second router of the same id goes on"
+        assert "router 0 is already connected, and its heartbeats come: two processes were given one id" in log(3).read_text()
+        assert connected() == both, connected()
+        print("containers: fine")
+    except BaseException:
+        print("\n".join(f"--- {log(host).name}\n{log(host).read_text()[-3000:]}" for host in range(4) if log(host).exists()))
+        raise
+    finally:
+        hosts.stop()
+
+
 def main():
     why_not = Hosts.why_not()
     if why_not:
         print(f"skipped: network namespaces are not permitted here ({why_not})")
         return 1 if os.environ.get("MOIETY_REQUIRE_NETNS") == "1" else 77
     with tempfile.TemporaryDirectory(prefix="moiety-netns-") as folder:
-        for fabric in sys.argv[2:] or ["ucx", "mpi"]:
+        for what in sys.argv[2:] or ["ucx", "mpi", "containers"]:
             with Hosts(1 + len(WORKER_HOSTS)) as hosts:
-                check(hosts, sys.argv[1], fabric, folder)
+                if what == "containers":
+                    check_containers(hosts, sys.argv[1], folder)
+                else:
+                    check(hosts, sys.argv[1], what, folder)
     return 0
 
 

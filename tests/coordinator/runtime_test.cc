@@ -378,6 +378,7 @@ TEST_F(RuntimeTest, RoutersGetTheEpochAndAreWaitedFor) {
   const RunInfo info = wait_ready();
   proto::Hello hello;
   hello.role = proto::Role::kRouter;
+  hello.incarnation = 1;
   hello.token = "wrong";
   hello.fingerprint = config.model.fingerprint;
   EXPECT_FALSE(proto::Channel::connect(info.control_address, hello));

@@ -541,12 +541,67 @@ TEST_F(Static, TwoLiveWorkersWithOneIdAreToldSo) {
   sim.advance(1s);
   EXPECT_EQ(sim.knock_code(other), ErrorCode::kUnavailable) << "it may have vanished since";
   sim.advance(500ms);
-  EXPECT_EQ(sim.knock_code(other), ErrorCode::kAlreadyExists);
   EXPECT_THAT(sim.knock(other),
               AllOf(HasSubstr("worker 1"), HasSubstr("two processes"), HasSubstr("--id")));
   EXPECT_EQ(sim.status().worker_losses, 0u);
   other.incarnation = 9002;
   EXPECT_EQ(sim.knock_code(other), ErrorCode::kUnavailable) << "a third may be the successor";
+}
+
+TEST_F(Static, WhatOneWasToldDoesNotCountForTheNextThatLooksTheSame) {
+  const proto::Hello same = sim.hello(proto::Role::kWorker, 1, 9001);
+  EXPECT_EQ(sim.knock_code(same), ErrorCode::kUnavailable);
+  sim.advance(1500ms);
+  EXPECT_EQ(sim.knock_code(same), ErrorCode::kAlreadyExists);
+  sim.freeze(WorkerId{1});  // its host vanishes, and somebody gives its id to another
+  EXPECT_EQ(sim.knock_code(same), ErrorCode::kUnavailable);
+  sim.advance(2s);
+  EXPECT_EQ(sim.knock_code(same), ErrorCode::kUnavailable);
+  sim.advance(2s);
+  EXPECT_EQ(sim.knock(same), "");
+}
+
+TEST_F(Static, WhoEndedWhileItAskedDoesNotCountEither) {
+  const proto::Hello same = sim.hello(proto::Role::kWorker, 1, 9001);
+  EXPECT_EQ(sim.knock_code(same), ErrorCode::kUnavailable);
+  sim.advance(10s);
+  sim.freeze(WorkerId{1});
+  EXPECT_EQ(sim.knock_code(same), ErrorCode::kUnavailable);
+  sim.advance(2s);
+  EXPECT_EQ(sim.knock_code(same), ErrorCode::kUnavailable);
+  sim.advance(2s);
+  EXPECT_EQ(sim.knock(same), "");
+}
+
+TEST_F(Static, ManyWithOneIdAreAllToldSo) {
+  std::vector<proto::Hello> asking;
+  for (std::uint64_t incarnation = 9001; incarnation <= 9020; ++incarnation)
+    asking.push_back(sim.hello(proto::Role::kWorker, 1, incarnation));
+  const Clock::time_point end = sim.now + 10s;
+  std::size_t told_first = 0;
+  while (!asking.empty() && sim.now < end) {
+    const std::size_t told = std::erase_if(asking, [&](const proto::Hello& each) {
+      return sim.knock_code(each) == ErrorCode::kAlreadyExists;
+    });
+    if (told_first == 0) told_first = told;
+    sim.advance(200ms);
+  }
+  EXPECT_THAT(asking, IsEmpty()) << "some would ask for ever";
+  EXPECT_EQ(told_first, 8u) << "no more are kept in mind at a time";
+  EXPECT_EQ(sim.status().worker_losses, 0u);
+}
+
+TEST(StaticStart, AskingOnceASecondIsEnoughForAnyLease) {
+  ClusterConfig config = test_config();
+  config.static_fleet = true;
+  config.lease_ttl = 600ms;
+  Simulation sim(config);
+  sim.join(WorkerId{1});
+  sim.run();
+  const proto::Hello other = sim.hello(proto::Role::kWorker, 1, 9001);
+  EXPECT_EQ(sim.knock_code(other), ErrorCode::kUnavailable);
+  sim.advance(1s);
+  EXPECT_EQ(sim.knock_code(other), ErrorCode::kAlreadyExists);
 }
 
 TEST_F(Static, AfterAPauseOfTheCoordinatorNobodyWasHeard) {

@@ -608,6 +608,28 @@ TEST_F(ServingCluster, RoutersWithoutAnIdGetOneEach) {
   EXPECT_THAT(sim.status().routers, SizeIs(3));
   EXPECT_EQ(sim.knock(hello), "");  // the same process again: its old connection is closed
   EXPECT_THAT(sim.status().routers, SizeIs(3));
+  hello.http_address = "10.0.0.1:8000";  // for people alone
+  EXPECT_EQ(sim.knock(hello), "");
+  EXPECT_THAT(sim.status().routers, SizeIs(3));
+}
+
+TEST_F(ServingCluster, RoutersOfTwoContainersAreTwo) {
+  // Process 1 in each of them, and nobody knows the address that leads to it.
+  proto::Hello one = sim.hello(proto::Role::kRouter, 0, 5);
+  one.id.reset();
+  one.pid = 1;
+  one.http_address = "0.0.0.0:8000";
+  proto::Hello other = one;
+  other.incarnation = 6;
+  EXPECT_EQ(sim.knock(one), "");
+  EXPECT_EQ(sim.knock(other), "");
+  EXPECT_THAT(sim.status().routers, SizeIs(3));
+  // With one id for both, the second is not let in.
+  one.id = other.id = 7;
+  EXPECT_EQ(sim.knock(one), "");
+  EXPECT_THAT(sim.knock(other), HasSubstr("router 7 is already connected"));
+  other.incarnation = 0;
+  EXPECT_THAT(sim.knock(other), HasSubstr("incarnation above 0"));
 }
 
 TEST_F(ServingCluster, ShutdownLetsRoutersFinishThenStopsWorkers) {

@@ -146,6 +146,58 @@ TEST(Fleet, NobodyElseIsAskedWhereNobodyShallBe) {
   EXPECT_EQ(fleet.hedge_after(1), std::nullopt);
 }
 
+/// Switches between placements of two experts; workers connect when the test says so.
+class FleetSwitch : public testing::Test {
+ protected:
+  void apply(Owners first, Owners second, std::vector<std::uint64_t> incarnations) {
+    EpochView view;
+    view.placement.epoch = Epoch{++epoch_};
+    view.placement.owners = {{std::move(first), std::move(second)}};
+    for (std::uint32_t id = 0; id < incarnations.size(); ++id) {
+      if (incarnations[id] != 0)
+        view.workers.push_back({WorkerId{id}, incarnations[id], "loop:" + std::to_string(id + 1)});
+    }
+    fleet_.apply(*lane_, view);
+  }
+  void connect(std::initializer_list<std::uint32_t> ids) {
+    for (const std::uint32_t id : ids) fleet_.on_connected(WorkerId{id});
+  }
+
+  fabric::LoopbackNetwork network_;
+  const std::unique_ptr<fabric::RouterLane> lane_ = network_.make_router_lane({0, 0, ""});
+  Fleet fleet_{1h, ReplyLimits(), {}};
+  std::uint64_t epoch_ = 0;
+};
+
+TEST_F(FleetSwitch, AWorkerThatStartedAgainIsNotAskedForWhatItsPredecessorHeld) {
+  apply(on({0}), on({1}), {1, 1});
+  connect({0, 1});
+  ASSERT_EQ(fleet_.applied(*lane_), Owners());
+  apply(on({2}), on({0}), {2, 1, 1});
+  EXPECT_EQ(fleet_.owners(0, 1), on({1})) << "an old owner until the new one is connected";
+  connect({0});
+  EXPECT_EQ(fleet_.owners(0, 0), on({})) << "incarnation 2 never held it";
+  EXPECT_EQ(fleet_.owners(0, 1), on({0}));
+  connect({2});
+  EXPECT_EQ(fleet_.owners(0, 0), on({2}));
+  ASSERT_EQ(fleet_.applied(*lane_), Owners());
+  // It is an old owner itself now.
+  apply(on({2}), on({3}), {2, 1, 1, 1});
+  EXPECT_EQ(fleet_.owners(0, 1), on({0}));
+}
+
+TEST_F(FleetSwitch, NeitherIsOneThatTheOldEpochNamedAsLost) {
+  apply(on({0}), on({1}), {1, 1});
+  connect({0, 1});
+  ASSERT_EQ(fleet_.applied(*lane_), Owners());
+  apply(on({0}), on({1}), {0, 1});
+  ASSERT_EQ(fleet_.applied(*lane_), on({0}));
+  apply(on({2}), on({0}), {2, 1, 1});
+  connect({0});
+  EXPECT_EQ(fleet_.owners(0, 0), on({}));
+  EXPECT_EQ(fleet_.owners(0, 1), on({0}));
+}
+
 TEST(ReplyTimes, MoreRowsMayTakeMoreTime) {
   ReplyTimes times;
   for (int i = 0; i < 10; ++i) times.add(1, 3ms);
