@@ -71,25 +71,36 @@ std::string message_of(int error) {
   return reinterpret_cast<const char*>(buffer);
 }
 
+// A pattern as errors show it: its beginning, cut between two characters.
+std::string shortened(std::string_view pattern) {
+  constexpr std::size_t kMostBytes = 200;
+  if (pattern.size() <= kMostBytes) return std::string(pattern);
+  std::string_view beginning = pattern.substr(0, kMostBytes);
+  beginning.remove_suffix(unfinished_utf8_suffix(beginning));
+  return std::string(beginning) + "...";
+}
+
 }  // namespace
 
 void Regex::Free::operator()(pcre2_real_code_8* code) const { pcre2_code_free(code); }
 
-Result<Regex> Regex::make(std::string_view pattern, unsigned options) {
+Result<Regex> Regex::make(std::string_view expression, unsigned options, std::string_view written) {
   std::unique_ptr<pcre2_compile_context, Freer<pcre2_compile_context_free>> context(
       pcre2_compile_context_create(nullptr));
   MOIETY_CHECK(context, "out of memory");
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   int error = 0;
   std::size_t offset = 0;
-  Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+  Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expression.data()), expression.size(),
                           PCRE2_UTF | options, &error, &offset, context.get()));
   if (!code) {
-    return fail(ErrorCode::kInvalidArgument, "not a regular expression: " + message_of(error) +
-                                                 " at byte " + std::to_string(offset) + " of " +
-                                                 std::string(pattern));
+    // `offset` counts in the expression, which the user did not write.
+    return fail(ErrorCode::kInvalidArgument,
+                "not a regular expression (" + message_of(error) + "): " + shortened(written));
   }
-  return Regex(std::move(code));
+  Regex regex(std::move(code));
+  regex.shown_ = shortened(written);
+  return regex;
 }
 
 // Where the system forbids machine code, the interpreter matches.
@@ -99,15 +110,11 @@ Regex::Regex(Code code)
 
 Result<Regex> Regex::compile(std::string_view pattern) {
   MOIETY_ASSIGN(const std::string translated, translate_pattern(pattern));
-  MOIETY_ASSIGN(Regex regex, make(translated, PCRE2_UCP));
-  constexpr std::size_t kMostShown = 200;
-  regex.shown_ = pattern.substr(0, kMostShown);
-  if (pattern.size() > kMostShown) regex.shown_ += "...";
-  return regex;
+  return make(translated, PCRE2_UCP, pattern);
 }
 
 Result<Regex> Regex::literal(std::string_view text) {
-  MOIETY_ASSIGN(Regex regex, make(text, PCRE2_LITERAL));
+  MOIETY_ASSIGN(Regex regex, make(text, PCRE2_LITERAL, text));
   regex.literal_ = text;
   return regex;
 }

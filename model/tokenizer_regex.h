@@ -40,7 +40,10 @@ class Regex {
     void operator()(pcre2_real_code_8* code) const;
   };
   using Code = std::unique_ptr<pcre2_real_code_8, Free>;
-  static Result<Regex> make(std::string_view pattern, unsigned options);
+  /// `written` is what the user wrote, for errors; `expression` what PCRE2 compiles.
+  static Result<Regex> make(std::string_view expression,
+                            unsigned options,
+                            std::string_view written);
   explicit Regex(Code code);
   Code code_;
   std::string shown_;         // the pattern as written, cut short; for errors

@@ -125,6 +125,29 @@ TEST(Regex, TooManyStepsAreAnError) {
   EXPECT_FALSE(regex->replace_all(std::string(100, 'a'), ""));
 }
 
+TEST(Regex, ErrorsShowTheBeginningOfLongPatternsCutBetweenCharacters) {
+  // The 200th byte is the first of a character's three.
+  std::string shown = "(?:a|aa)+[bc]|xx";
+  while (shown.size() < 199) shown += "\u4e2d";
+  const auto regex = Regex::compile(shown + "\u4e2d\u4e2d");
+  ASSERT_TRUE(regex) << regex.error().message;
+  std::vector<Regex::Span> spans;
+  const auto found = regex->find_all(std::string(100, 'a'), spans);
+  ASSERT_FALSE(found);
+  EXPECT_THAT(found.error().message, HasSubstr("pattern " + shown + "... failed"));
+}
+
+TEST(Regex, ErrorsShowThePatternAsItWasWritten) {
+  const auto refused = Regex::compile("(\\p{Lu}\\s");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(refused.error().message,
+            "not a regular expression (missing closing parenthesis): (\\p{Lu}\\s");
+  const auto long_one = Regex::compile("(" + std::string(1000, 'x'));
+  ASSERT_FALSE(long_one);
+  EXPECT_THAT(long_one.error().message, HasSubstr("): (" + std::string(199, 'x') + "..."));
+}
+
 TEST(Regex, LongTextsMatch) {
   const std::string text(1 << 20, 'a');
   EXPECT_THAT(matches("(?:a|b)*", text), ElementsAre(text));
