@@ -179,12 +179,13 @@ Result<std::optional<ChatTemplate>> ChatTemplate::load(const std::filesystem::pa
                 jinja::words({"'", std::string(name), "' is no name of a chat template"}));
   }
   json::object config;
-  std::filesystem::path path = folder / "tokenizer_config.json";
-  if (exists(path)) {
-    MOIETY_ASSIGN(const json::value parsed, read_json(path));
+  const std::filesystem::path config_file = folder / "tokenizer_config.json";
+  if (exists(config_file)) {
+    MOIETY_ASSIGN(const json::value parsed, read_json(config_file));
     config = parsed.get_object();
   }
   std::optional<std::string> source;
+  std::filesystem::path path;  // of `source`
   const std::filesystem::path own_file =
       is_default ? folder / "chat_template.jinja"
                  : folder / "additional_chat_templates" / (std::string(name) + ".jinja");
@@ -202,8 +203,14 @@ Result<std::optional<ChatTemplate>> ChatTemplate::load(const std::filesystem::pa
     auto found = find_template(parsed, name);
     if (!found) return with_context(path.string(), found.error());
     source = std::move(*found);
+    // With a default of its own it replaces what tokenizer_config.json holds.
+    if (!source && !is_default) {
+      MOIETY_ASSIGN(const auto its_default, find_template(parsed, "default"));
+      if (its_default) return std::optional<ChatTemplate>();
+    }
   }
   if (!source) {
+    path = config_file;
     auto found = find_template(config, name);
     if (!found) return with_context(path.string(), found.error());
     source = std::move(*found);

@@ -25,9 +25,10 @@ class ChatTemplate {
   /// Of a checkpoint: the text of chat_template.jinja, else of chat_template.json, else of
   /// tokenizer_config.json; the latter two hold one template or a list of {name, template}. `name`
   /// other than "default" (such as "tool_use") looks for additional_chat_templates/NAME.jinja and,
-  /// where there is no chat_template.jinja, in such lists. nullopt: the checkpoint has none. The
-  /// special tokens of tokenizer_config.json (bos_token, eos_token, ...) become variables of every
-  /// render.
+  /// where there is no chat_template.jinja, in such lists: in tokenizer_config.json only where
+  /// chat_template.json has no default, so that a list never goes with another file's default that
+  /// replaces it. nullopt: the checkpoint has none. The special tokens of tokenizer_config.json
+  /// (bos_token, eos_token, ...) become variables of every render.
   static Result<std::optional<ChatTemplate>> load(const std::filesystem::path& checkpoint_folder,
                                                   std::string_view name = "default");
 

@@ -76,6 +76,22 @@ TEST_F(ChatTemplateLoad, ReadsListsOfTemplates) {
   EXPECT_EQ(rendered("tool_use"), "own t");
 }
 
+TEST_F(ChatTemplateLoad, AListGoesWithTheDefaultOfItsOwnFile) {
+  write(
+      "tokenizer_config.json",
+      R"({"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]})");
+  write("chat_template.json", R"({"chat_template": "json"})");
+  EXPECT_EQ(rendered(), "json");
+  EXPECT_EQ(rendered("tool_use"), "none") << "chats have the template of another file";
+  write(
+      "chat_template.json",
+      R"({"chat_template": [{"name": "default", "template": "json"}, {"name": "tool_use", "template": "json t"}]})");
+  EXPECT_EQ(rendered("tool_use"), "json t");
+  write("chat_template.json", R"({"chat_template": null})");
+  EXPECT_EQ(rendered(), "d");
+  EXPECT_EQ(rendered("tool_use"), "t");
+}
+
 TEST_F(ChatTemplateLoad, AddsWhatHuggingFaceAdds) {
   write("chat_template.jinja",
         "{{ bos_token }}{{ eos_token }}{{ pad_token is defined }}{{ additional_special_tokens }}"
@@ -107,6 +123,8 @@ TEST_F(ChatTemplateLoad, NamesTheFileAndTheReason) {
   EXPECT_THAT(rendered(), contains("tokenizer_config.json", "chat_template: neither"));
   write("tokenizer_config.json", R"({"chat_template": "\n{% oops %}"})");
   EXPECT_THAT(rendered(), contains("tokenizer_config.json", "line 2: unknown tag 'oops'"));
+  write("chat_template.json", "{}");  // it has none: what is wrong is in the other
+  EXPECT_THAT(rendered(), HasSubstr("tokenizer_config.json"));
   EXPECT_THAT(rendered("../x"), HasSubstr("no name of a chat template"));
 }
 
