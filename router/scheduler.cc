@@ -271,7 +271,13 @@ std::span<const Scheduler::Part> Scheduler::plan() {
     }
     plan_chunk(*sequence, budget, starts);
   }
-  seats_ = lacks_blocks ? running_.size() : max_num_seqs;
+  if (lacks_blocks) {
+    seats_ = running_.size();
+  } else if (waiting_.empty() || budget > 0) {
+    seats_ = max_num_seqs;
+  } else {  // whether there are blocks for the first that waits was not tried
+    seats_ = std::max(seats_, running_.size());
+  }
   return parts_;
 }
 

@@ -111,7 +111,9 @@ class Scheduler {
   std::size_t num_waiting() const { return num_waiting_; }
   std::size_t num_parked() const { return num_parked_; }
   /// How many sequences may run at a time, as far as the last plan() knows: max_num_seqs, or as
-  /// many as ran then if another waited for blocks.
+  /// many as ran then if another waited for blocks. When prompts had used up the token budget
+  /// before it could be said whether another lacks blocks, what was known before, but at least as
+  /// many as run.
   std::size_t seats() const { return seats_; }
   std::int32_t num_blocks() const { return cache_.num_blocks(); }
   SchedulerStats stats() const;

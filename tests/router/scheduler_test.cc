@@ -190,6 +190,34 @@ TEST(Scheduler, NobodyOvertakesTheOneThatWaitsForBlocks) {
   EXPECT_EQ(model.order_of_end(), (std::vector<std::uint64_t>{1, 2, 3}));
 }
 
+TEST(Scheduler, AUsedUpTokenBudgetMakesNoSeats) {
+  FakeModel model(4, {.max_num_seqs = 8, .max_num_batched_tokens = 16, .prefix_cache = false});
+  model.add(prompt(40), 3);  // 3 blocks, 3 steps
+  model.add(prompt(40, 100), 3);
+  model.add(prompt(8, 200), 3);  // 1 block
+  model.add(prompt(8, 300), 3);
+  model.add(prompt(40, 400), 3);
+  const auto seats_after = [&](Rows rows) {
+    model.step();
+    EXPECT_EQ(model.rows(), rows);
+    return model.scheduler().seats();
+  };
+  EXPECT_EQ(seats_after({{1, 16}}), 8u) << "nobody was refused yet";
+  EXPECT_EQ(seats_after({{1, 16}}), 8u);
+  EXPECT_EQ(seats_after({{1, 8}}), 1u) << "the second lacks blocks";
+  EXPECT_EQ(seats_after({{1, 1}}), 1u);
+  EXPECT_EQ(seats_after({{1, 1}}), 1u);
+  EXPECT_EQ(seats_after({{2, 16}}), 1u) << "it took all of the budget: the third was not tried";
+  EXPECT_EQ(seats_after({{2, 16}}), 1u);
+  EXPECT_EQ(seats_after({{2, 8}}), 1u);
+  EXPECT_EQ(seats_after({{2, 1}}), 1u);
+  EXPECT_EQ(seats_after({{2, 1}}), 1u);
+  EXPECT_EQ(seats_after({{3, 8}, {4, 8}}), 2u) << "not fewer than run";
+  EXPECT_EQ(seats_after({{3, 1}, {4, 1}}), 2u);
+  EXPECT_EQ(seats_after({{3, 1}, {4, 1}}), 2u);
+  EXPECT_EQ(seats_after({{5, 16}}), 8u) << "nobody waits";
+}
+
 TEST(Scheduler, ThePoolsEndPushesOutTheYoungestWhichGoesOnLaterWithItsTokens) {
   std::map<std::uint64_t, std::vector<std::int32_t>> alone;
   for (std::int32_t i = 0; i < 3; ++i) {
