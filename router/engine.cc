@@ -101,10 +101,12 @@ Result<Engine::RequestId> Engine::submit(GenerateRequest request, RequestCallbac
                                                      : "there is no deployment '" + name + "'");
     }
     // Whoever has a seat does not wait, whether the loop has looked or not; those parked do, and
-    // who comes after them may need the same experts.
-    const std::size_t in_line = num_requests_ - parked_;
-    const bool has_seat = in_line < seats_ && parked_ == 0;
-    const std::size_t waiting = parked_ + (in_line > seats_ ? in_line - seats_ : 0);
+    // who comes after them in their deployment may need the same experts.
+    const auto own = parked_.find(name);
+    const std::size_t own_parked = own == parked_.end() ? 0 : own->second;
+    const std::size_t in_line = num_requests_ - num_parked();
+    const bool has_seat = in_line < seats_ && own_parked == 0;
+    const std::size_t waiting = own_parked + (in_line > seats_ ? in_line - seats_ : 0);
     if (!has_seat && waiting >= static_cast<std::size_t>(options_.max_queue)) {
       return fail(ErrorCode::kResourceExhausted,
                   std::to_string(waiting) + " requests are waiting already: try again later");
@@ -165,7 +167,7 @@ Engine::Load Engine::load() const {
   load.epoch = epoch_;
   load.running = num_requests_ - waiting;
   load.waiting = waiting;
-  load.parked = parked_;
+  load.parked = num_parked();
   load.retries = retries_;
   load.masked = masked_;
   load.per_deployment = requests_;
@@ -176,6 +178,12 @@ Engine::Load Engine::load() const {
 
 std::int64_t Engine::kv_cache_tokens() const {
   return std::int64_t{kv_.num_blocks()} * kernels::kKvBlockSize;
+}
+
+std::size_t Engine::num_parked() const {
+  std::size_t sum = 0;
+  for (const auto& [name, parked] : parked_) sum += parked;
+  return sum;
 }
 
 void Engine::take_arrivals() {
@@ -232,7 +240,6 @@ void Engine::activate(const EpochView& view, std::size_t num_lost) {
 void Engine::publish_load() {
   const std::lock_guard lock(mutex_);
   waiting_ = scheduler_.num_waiting();
-  parked_ = scheduler_.num_parked();
   seats_ = scheduler_.seats();
   scheduler_stats_ = scheduler_.stats();
 }
@@ -250,14 +257,15 @@ void Engine::finish(Sequence& sequence, FinishReason reason, Error error) {
         std::accumulate(sequence.masked_mass.begin(), sequence.masked_mass.end(), 0.0) /
         sequence.computed;
   }
+  const bool was_parked = sequence.state == Sequence::State::kParked;
   scheduler_.end(sequence);
   {
     const std::lock_guard lock(mutex_);
-    auto it = requests_.find(sequence.request.deployment);
-    if (--it->second == 0) requests_.erase(it);
+    const std::string& name = sequence.request.deployment;
+    if (--requests_.at(name) == 0) requests_.erase(name);
+    if (was_parked && --parked_.at(name) == 0) parked_.erase(name);
     --num_requests_;
     waiting_ = scheduler_.num_waiting();
-    parked_ = scheduler_.num_parked();
     scheduler_stats_ = scheduler_.stats();
   }
   if (observer_ != nullptr) observer_->on_request_end(sequence.request.deployment, finish);

@@ -23,7 +23,9 @@ namespace moiety {
 struct EngineOptions {
   std::int32_t max_num_seqs = 64;             ///< sequences in one step
   std::int32_t max_num_batched_tokens = 512;  ///< tokens in one step; see Scheduler
-  std::int32_t max_queue = 1024;  ///< requests that must wait; beyond: kResourceExhausted
+  /// Requests that must wait for a place or blocks, and of a deployment for experts as well;
+  /// beyond: kResourceExhausted.
+  std::int32_t max_queue = 1024;
   std::uint64_t kv_cache_bytes = 512u << 20;
   bool prefix_cache = true;  ///< keep KV blocks of ended sequences for those that begin alike
   MicroBatches micro_batches = MicroBatches::kAuto;
@@ -80,7 +82,8 @@ class Engine {
   /// it is draining), kInvalidArgument (empty prompt, ids outside the vocabulary, prompt +
   /// max_tokens beyond the context or the whole KV cache), kUnavailable (no epoch yet, or
   /// draining), kResourceExhausted (queue full: it would have to wait, and max_queue requests have
-  /// to already, be they known to the step loop or not).
+  /// to already, be they known to the step loop or not; of those that wait for experts, its own
+  /// deployment's count).
   Result<RequestId> submit(GenerateRequest request, RequestCallbacks callbacks);
 
   /// Ends a request with kCancelled at the next step boundary: its KV blocks are free for that
@@ -154,6 +157,8 @@ class Engine {
   void finish(Sequence& sequence, FinishReason reason, Error error = {});
   void publish_load();
 
+  std::size_t num_parked() const;  // of all deployments; mutex_ is held
+
   const Model& model_;
   StepBackend& backend_;
   const EngineOptions options_;
@@ -174,7 +179,6 @@ class Engine {
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Sequence>> arrivals_;  // guarded by mutex_: not in scheduler_ yet
   std::size_t waiting_ = 0;                          // guarded by mutex_: scheduler_.num_waiting()
-  std::size_t parked_ = 0;                           // guarded by mutex_: scheduler_.num_parked()
   std::size_t seats_;                                // guarded by mutex_: scheduler_.seats()
   std::size_t num_requests_ = 0;                     // guarded by mutex_: sum of requests_
   std::uint64_t retries_ = 0;                        // guarded by mutex_
@@ -183,6 +187,7 @@ class Engine {
   std::optional<PendingView> pending_view_;          // guarded by mutex_
   std::map<std::string, Served> served_;             // guarded by mutex_
   std::map<std::string, std::uint64_t> requests_;    // guarded by mutex_: running and waiting
+  std::map<std::string, std::size_t> parked_;        // guarded by mutex_: of those, not zero
   Epoch epoch_;                                      // guarded by mutex_
   RequestId next_id_ = 1;                            // guarded by mutex_
   Deadline drain_until_ = Deadline::max();           // guarded by mutex_: max() = not draining

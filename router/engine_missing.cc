@@ -47,6 +47,11 @@ void Engine::regain() {
   if (gained == gained_) return;
   gained_ = gained;
   scheduler_.unpark_all();
+  {
+    const std::lock_guard lock(mutex_);
+    waiting_ = scheduler_.num_waiting();
+    parked_.clear();
+  }
   std::optional<ReachableExperts> reachable;
   scheduler_.for_each([&](Sequence& sequence) {
     if (sequence.mask == sequence.deployed) return;
@@ -93,7 +98,7 @@ void Engine::handle_failure(Sequence& sequence, std::uint8_t failure) {
   if (sequence.on_missing == MissingPolicy::kMask && mask_missing(sequence)) return;
   scheduler_.park(sequence);
   const std::lock_guard lock(mutex_);
-  parked_ = scheduler_.num_parked();
+  ++parked_[sequence.request.deployment];
 }
 
 }  // namespace moiety

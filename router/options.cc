@@ -33,7 +33,8 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--max-queue", options.engine.max_queue,
-                 "Waiting requests, also those that wait for lost experts; beyond it: status 429")
+                 "Waiting requests, with those of the same deployment that wait for lost experts; "
+                 "beyond it: status 429")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--kv-cache-bytes", options.engine.kv_cache_bytes,

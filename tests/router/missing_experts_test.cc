@@ -242,6 +242,31 @@ TEST_F(MissingExperts, ParkedRequestsCountForTheQueuesLimit) {
   for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(heard[i].wait_end().reason, FinishReason::kLength);
 }
 
+TEST_F(MissingExperts, ParkedRequestsFillTheirOwnDeploymentsQueueOnly) {
+  std::vector<Heard> parked(2), others(6);
+  Heard refused, after;
+  serve(MissingPolicy::kWait, {.max_queue = 2});
+  fleet_.kill(kLost);
+  const auto cancelled = must(engine_->submit(request(0, 10), parked[0].callbacks()));
+  must(engine_->submit(request(0, 10), parked[1].callbacks()));
+  wait_parked(2);
+  EXPECT_EQ(engine_->submit(request(0, 10), refused.callbacks()).error().code,
+            ErrorCode::kResourceExhausted);
+  for (Heard& heard : others) must(engine_->submit(request(1, 10), heard.callbacks()));
+  for (Heard& heard : others) EXPECT_EQ(heard.wait_end().reason, FinishReason::kLength);
+  EXPECT_EQ(engine_->load().parked, 2u);
+  // Who leaves makes room in the deployment's queue.
+  engine_->cancel(cancelled);
+  EXPECT_EQ(parked[0].wait_end().reason, FinishReason::kCancelled);
+  EXPECT_EQ(engine_->load().parked, 1u);
+  must(engine_->submit(request(0, 10), after.callbacks()));
+  wait_parked(2);
+  bring_back();
+  for (Heard* heard : {&parked[1], &after})
+    EXPECT_EQ(heard->wait_end().reason, FinishReason::kLength);
+  EXPECT_EQ(engine_->load().parked, 0u);
+}
+
 TEST_F(MissingExperts, MetricsTellOfThem) {
   RouterMetrics metrics(embedded_.arch(), "m", false);
   serve(MissingPolicy::kWait);
