@@ -48,10 +48,11 @@ function(moiety_program name)
   install(TARGETS ${name} RUNTIME DESTINATION bin)
 endfunction()
 
-# moiety_test(name LABEL unit|golden|cluster SOURCES ... LINK ... [TIMEOUT seconds]): a GoogleTest
-# program, one ctest entry per test case. One label each: gtest_discover_tests drops a second one.
+# moiety_test(name LABEL unit|golden|cluster SOURCES ... LINK ... [TIMEOUT seconds] [SERIAL]): a
+# GoogleTest program, one ctest entry per test case; SERIAL: nothing else runs beside it. One label
+# each: gtest_discover_tests drops a second one.
 function(moiety_test name)
-  cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(arg "SERIAL" "LABEL;TIMEOUT" "SOURCES;LINK" ${ARGN})
   if(NOT BUILD_TESTING)
     return()
   endif()
@@ -69,5 +70,5 @@ function(moiety_test name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
   include(GoogleTest)
   gtest_discover_tests(${name} TEST_PREFIX "${name}:" DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
+    PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} RUN_SERIAL ${arg_SERIAL})
 endfunction()

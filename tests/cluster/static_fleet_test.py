@@ -271,6 +271,7 @@ def deploy_and_change(fleet, pid, name, change):
     deadline = time.monotonic() + 20
     while bytes_read(pid) - begin < 2 * EXPERT_BYTES:  # heartbeats and such are far less
         assert time.monotonic() < deadline, f"worker {pid} reads nothing"
+        time.sleep(0.001)  # its core is the worker's
     os.kill(pid, signal.SIGSTOP)
     try:
         # The kernel stops a thread when it leaves the kernel.
@@ -316,7 +317,9 @@ def check_changes_during_a_load(bin_dir, expected):
                  ("was replaced", replace, lambda: aside.rename(weights)),
                  ("was written to", write, restore),
                  ("", lambda: os.truncate(weights, len(whole) // 2), restore)]
-        fleet = Fleet(bin_dir, "ucx", folder, model, ("--no-full", "--deploy", f"small={subset}"), routers=1, workers=1)
+        # The worker is stopped while files are written: within its lease on any disk.
+        fleet = Fleet(bin_dir, "ucx", folder, model, ("--no-full", "--deploy", f"small={subset}", "--lease-ttl-ms", 20000), routers=1,
+                      workers=1)
         try:
             url = fleet.urls[0]
             small = wait_until(lambda: complete(url, PROMPTS[0], "moiety-tiny-emo:small"), "the subset is served")
