@@ -17,6 +17,7 @@
 #include <future>
 #include <random>
 
+#include "common/log.h"
 #include "tests/cluster/real_peers.h"
 #include "tests/coordinator/simulation.h"
 #include "tests/router/engine_support.h"
@@ -565,6 +566,8 @@ TEST(ClusterSimulation, EveryRequestEndsRightOrWithATypedError) {
     first = last = environment("MOIETY_SIMULATION_SEED", 1);
   Counts counts;
   std::atomic<std::uint64_t> next{first};
+  // Makes the logger before there are threads: TSan does not see the lock inside of the library.
+  log_debug("{} seeds", last - first + 1);
   std::vector<std::thread> threads;
   for (std::size_t i = 0; i < std::min<std::uint64_t>(kThreads, last - first + 1); ++i) {
     threads.emplace_back([&] {
