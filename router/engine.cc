@@ -25,6 +25,13 @@ double seconds_between(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
 }
 
+/// Of all deployments.
+std::uint64_t total(const std::map<std::string, std::uint64_t>& counts) {
+  std::uint64_t sum = 0;
+  for (const auto& [name, count] : counts) sum += count;
+  return sum;
+}
+
 Error shutting_down() { return fail(ErrorCode::kUnavailable, "the server is shutting down"); }
 
 }  // namespace
@@ -103,10 +110,10 @@ Result<Engine::RequestId> Engine::submit(GenerateRequest request, RequestCallbac
     // Whoever has a seat does not wait, whether the loop has looked or not; those parked do, and
     // who comes after them in their deployment may need the same experts.
     const auto own = parked_.find(name);
-    const std::size_t own_parked = own == parked_.end() ? 0 : own->second;
-    const std::size_t in_line = num_requests_ - num_parked();
+    const std::uint64_t own_parked = own == parked_.end() ? 0 : own->second;
+    const std::uint64_t in_line = total(requests_) - total(parked_);
     const bool has_seat = in_line < seats_ && own_parked == 0;
-    const std::size_t waiting = own_parked + (in_line > seats_ ? in_line - seats_ : 0);
+    const std::uint64_t waiting = own_parked + (in_line > seats_ ? in_line - seats_ : 0);
     if (!has_seat && waiting >= static_cast<std::size_t>(options_.max_queue)) {
       return fail(ErrorCode::kResourceExhausted,
                   std::to_string(waiting) + " requests are waiting already: try again later");
@@ -116,7 +123,6 @@ Result<Engine::RequestId> Engine::submit(GenerateRequest request, RequestCallbac
     sequence->root = it->second.root;
     id = sequence->id = next_id_++;
     ++requests_[name];
-    ++num_requests_;
     arrivals_.push_back(std::move(sequence));
   }
   backend_.interrupt();
@@ -165,9 +171,9 @@ Engine::Load Engine::load() const {
   const std::uint64_t waiting = waiting_ + arrivals_.size();
   Load load;
   load.epoch = epoch_;
-  load.running = num_requests_ - waiting;
+  load.running = total(requests_) - waiting;
   load.waiting = waiting;
-  load.parked = num_parked();
+  load.parked = total(parked_);
   load.retries = retries_;
   load.masked = masked_;
   load.per_deployment = requests_;
@@ -178,12 +184,6 @@ Engine::Load Engine::load() const {
 
 std::int64_t Engine::kv_cache_tokens() const {
   return std::int64_t{kv_.num_blocks()} * kernels::kKvBlockSize;
-}
-
-std::size_t Engine::num_parked() const {
-  std::size_t sum = 0;
-  for (const auto& [name, parked] : parked_) sum += parked;
-  return sum;
 }
 
 void Engine::take_arrivals() {
@@ -264,7 +264,6 @@ void Engine::finish(Sequence& sequence, FinishReason reason, Error error) {
     const std::string& name = sequence.request.deployment;
     if (--requests_.at(name) == 0) requests_.erase(name);
     if (was_parked && --parked_.at(name) == 0) parked_.erase(name);
-    --num_requests_;
     waiting_ = scheduler_.num_waiting();
     scheduler_stats_ = scheduler_.stats();
   }

@@ -157,8 +157,6 @@ class Engine {
   void finish(Sequence& sequence, FinishReason reason, Error error = {});
   void publish_load();
 
-  std::size_t num_parked() const;  // of all deployments; mutex_ is held
-
   const Model& model_;
   StepBackend& backend_;
   const EngineOptions options_;
@@ -180,14 +178,13 @@ class Engine {
   std::vector<std::unique_ptr<Sequence>> arrivals_;  // guarded by mutex_: not in scheduler_ yet
   std::size_t waiting_ = 0;                          // guarded by mutex_: scheduler_.num_waiting()
   std::size_t seats_;                                // guarded by mutex_: scheduler_.seats()
-  std::size_t num_requests_ = 0;                     // guarded by mutex_: sum of requests_
   std::uint64_t retries_ = 0;                        // guarded by mutex_
   std::uint64_t masked_ = 0;                         // guarded by mutex_
   std::vector<RequestId> cancelled_;                 // guarded by mutex_
   std::optional<PendingView> pending_view_;          // guarded by mutex_
   std::map<std::string, Served> served_;             // guarded by mutex_
   std::map<std::string, std::uint64_t> requests_;    // guarded by mutex_: running and waiting
-  std::map<std::string, std::size_t> parked_;        // guarded by mutex_: of those, not zero
+  std::map<std::string, std::uint64_t> parked_;      // guarded by mutex_: of those, not zero
   Epoch epoch_;                                      // guarded by mutex_
   RequestId next_id_ = 1;                            // guarded by mutex_
   Deadline drain_until_ = Deadline::max();           // guarded by mutex_: max() = not draining

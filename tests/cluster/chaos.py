@@ -132,6 +132,13 @@ class Chaos:
         return not status["lost"] and any(w["id"] == victim["id"] and w["pid"] != victim["pid"] and w["state"] == "serving"
                                           for w in status["workers"])
 
+    def note_pause(self, load, up, pauses, what):
+        """Adds the pause that the loss of `what` made; says more of a long one."""
+        pauses.append(load.take_pause())
+        if pauses[-1] > 1:
+            print(f"    a pause of {1e3 * pauses[-1]:.0f} ms after {what}", flush=True)
+            self.tell(up)
+
     def tell(self, up):
         """What the coordinator did lately."""
         for line in call("GET", up.admin + "/v1/decisions")[1]["decisions"][-25:]:
@@ -206,11 +213,7 @@ class Chaos:
                     continue
                 wait_until(lambda: self.replaced(up, victim), "the lost worker is replaced", timeout=60)
                 wait_until(up.whole, "all lost workers are replaced", timeout=60)
-                pause = load.take_pause()
-                (pauses if alone else several).append(pause)
-                if pause > 1:
-                    print(f"    a pause of {1e3 * pause:.0f} ms after worker {victim['id']} (pid {victim['pid']})", flush=True)
-                    self.tell(up)
+                self.note_pause(load, up, pauses if alone else several, f"worker {victim['id']} (pid {victim['pid']})")
                 alone = True
             wait_until(up.whole, "the last lost worker is replaced", timeout=60)
             retries, redispatches = (up.router_metric(f"moiety_{name}_total") for name in ("step_retries", "redispatches"))
@@ -254,11 +257,7 @@ class Chaos:
                         return status["experts_missing"] == 0 and not set(serving) & set(victims)
 
                     wait_until(healed, "the others hold what the killed rank held", timeout=60)
-                    pause = load.take_pause()
-                    (pauses if alone else several).append(pause)
-                    if pause > 1:
-                        print(f"    a pause of {1e3 * pause:.0f} ms after the end of pid {victims[-1]}", flush=True)
-                        self.tell(up)
+                    self.note_pause(load, up, pauses if alone else several, f"the end of pid {victims[-1]}")
                     alone = True
                 retries += up.router_metric("moiety_step_retries_total")
                 redispatches += up.router_metric("moiety_redispatches_total")
