@@ -59,7 +59,8 @@ bool variant_supported(Variant variant) {
     case Variant::kAvx512:
       return has_avx512();
     case Variant::kAvx512Bf16:
-      return has_avx512() && __builtin_cpu_supports("avx512bf16");
+      return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
+             __builtin_cpu_supports("avx512vbmi");
     case Variant::kAmx:
       return has_avx512() && __builtin_cpu_supports("avx512bf16") && amx;
   }
