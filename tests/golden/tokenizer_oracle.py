@@ -149,21 +149,21 @@ def sequences(tokenizer: Tokenizer, rng: random.Random) -> list[list[int]]:
     return cases
 
 
-def write_cases(tokenizer_folder: Path, output: Path, seed: int = 20, scale: int = 1, every: bool = False) -> int:
-    """Returns the number of texts. `every`: every character, and fewer texts and sequences else."""
+def write_cases(tokenizer_folder: Path, output: Path, seed: int = 20, scale: int = 1, share: slice | None = None) -> int:
+    """Returns the number of texts. `share`: these of every_character(), and fewer texts and sequences else."""
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     rng = random.Random(seed)
     cases = list(dict.fromkeys(texts(tokenizer, rng, scale)))
-    if every:
-        cases = [text for text in cases if len(text) < 100][:200] + every_character()
+    if share:
+        cases = [text for text in cases if len(text) < 100][:200] + every_character()[share]
     encoded = [(text, tokenizer.encode(text, add_special_tokens=False).ids) for text in cases]
     with output.open("w", encoding="utf-8") as file:
         for text, ids in encoded:
             template = tokenizer.encode(text, add_special_tokens=True).ids
             file.write(json.dumps({"text": text, "ids": ids, "template": template}) + "\n")
-        decoded = [] if every else [ids for _, ids in encoded]
+        decoded = [] if share else [ids for _, ids in encoded]
         for ids in decoded + sequences(tokenizer, rng):
             case = {"ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=False),
                     "visible": tokenizer.decode(ids, skip_special_tokens=True)}

@@ -29,15 +29,15 @@ class Comparison:
         self.seed = seed
         self.failures = 0
 
-    def run(self, name: str, content: str, whole: bool, every: bool) -> None:
-        """`whole`: over at least 2,000 texts; `every`: over every character; else over 700 texts."""
+    def run(self, name: str, content: str, whole: bool, share: slice | None) -> None:
+        """`whole`: over at least 2,000 texts; `share`: over these texts of all characters; else over 700 texts."""
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "tokenizer.json").write_text(content, encoding="utf-8")
             cases = Path(folder) / "cases.jsonl"
-            count = write_cases(Path(folder), cases, self.seed, 3 if whole else 1, every)
+            count = write_cases(Path(folder), cases, self.seed, 3 if whole else 1, share)
             print(f"{name}: ", end="", flush=True)
             done = subprocess.run([self.program, folder, cases], check=False)
-        least = 2000 if whole else 200 if every else 700
+        least = 2000 if whole else 200 if share else 700
         if done.returncode != 0 or count < least:
             print(f"{name}: FAILED with {count} texts (at least {least} are needed)", file=sys.stderr)
             self.failures += 1
@@ -49,6 +49,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=20)
     for kind in ("bundled", "fallback", "characters", "real"):
         parser.add_argument(f"--{kind}", action="store_true")
+    parser.add_argument("--shares", type=int, default=1, metavar="N",
+                        help="with --characters: each variant meets one Nth of them, the next variant the next")
     parser.add_argument("--only", default="", help="variants whose name contains this")
     arguments = parser.parse_args()
     comparison = Comparison(arguments.check, arguments.seed)
@@ -69,10 +71,11 @@ def main() -> int:
         return 1
     if not files:
         parser.error("nothing to compare: give --bundled, --fallback, --characters or --real")
-    for name, content in files:
+    for number, (name, content) in enumerate(files):
         if arguments.only in name:
             whole = name in ("as it is", "Mixtral") or name in real_tokenizers.PACKAGES
-            comparison.run(name, content, whole, (name, content) in characters)
+            share = slice(number % arguments.shares, None, arguments.shares) if (name, content) in characters else None
+            comparison.run(name, content, whole, share)
     return 1 if comparison.failures else 0
 
 
