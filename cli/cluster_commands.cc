@@ -12,6 +12,7 @@
 #include "cli/operation.h"
 #include "cli/up.h"
 #include "common/file.h"
+#include "common/flags.h"
 #include "common/ids.h"
 
 namespace moiety::cli {
@@ -65,7 +66,7 @@ void add_status(CLI::App& app, Chosen& chosen) {
   flags->admin.add_to(*command);
   command->add_flag("-w,--watch", flags->watch, "Show it again and again, until Ctrl-C");
   command->add_option("--interval", flags->interval_s, "Seconds between two, with --watch")
-      ->check(CLI::Range(0.1, 3600.0))
+      ->check(number_in(0.1, 3600))
       ->capture_default_str();
   command->callback([flags, &chosen] {
     chosen.run = [flags]() -> Result<void> {
@@ -94,20 +95,29 @@ struct DeployFlags {
 };
 
 /// "NAME=FILE[,on_missing=POLICY]" as `up` takes it; a plain NAME stays as it is.
-void split_name(DeployFlags& flags) {
+Result<void> split_name(DeployFlags& flags) {
   const std::size_t equals = flags.name.find('=');
-  if (equals == std::string::npos) return;
+  if (equals == std::string::npos) return {};
+  if (!flags.subset.empty()) {
+    return fail(ErrorCode::kInvalidArgument,
+                flags.name + " and --subset " + flags.subset + ": give one subset file");
+  }
   flags.subset = flags.name.substr(equals + 1);
   flags.name.erase(equals);
   static constexpr std::string_view kOnMissing = ",on_missing=";
   if (const std::size_t at = flags.subset.rfind(kOnMissing); at != std::string::npos) {
+    if (!flags.on_missing.empty()) {
+      return fail(ErrorCode::kInvalidArgument,
+                  flags.name + ",... and --on-missing " + flags.on_missing + ": give one of them");
+    }
     flags.on_missing = flags.subset.substr(at + kOnMissing.size());
     flags.subset.erase(at);
   }
+  return {};
 }
 
 Result<void> run_deploy(DeployFlags flags) {
-  split_name(flags);
+  MOIETY_TRY(split_name(flags));
   if ((flags.subset.empty() ? 0 : 1) + (flags.profile.empty() ? 0 : 1) + (flags.full ? 1 : 0) !=
       1) {
     return fail(

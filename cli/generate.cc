@@ -4,6 +4,7 @@
 #include "cli/generate_jobs.h"
 #include "cli/generation.h"
 #include "common/file.h"
+#include "common/flags.h"
 #include "router/engine.h"
 #include "router/generation_fields.h"
 
@@ -327,7 +328,7 @@ void add_generate(CLI::App& app, Chosen& chosen) {
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   command->add_option("--kv-cache-bytes", flags->kv_cache_bytes, "Memory for the KV cache")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(as_bytes())
       ->capture_default_str();
   command->callback([flags, &chosen] { chosen.run = [flags] { return run_generate(*flags); }; });
 }

@@ -4,6 +4,7 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/named_files.h"
+#include "common/address.h"
 #include "common/log.h"
 #include "router/options.h"
 
@@ -38,7 +39,7 @@ void add_serve(CLI::App& app, Chosen& chosen) {
       remove_interrupt_handler();  // the router watches signals itself
       init_logging("serve");
       return run_router(flags->options, [flags](std::uint16_t port) {
-        const std::string url = "http://" + flags->options.host + ":" + std::to_string(port);
+        const std::string url = "http://" + format_address(flags->options.host, port);
         if (flags->json) {
           print_json(boost::json::object{{"url", url}});
         } else {

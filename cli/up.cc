@@ -16,6 +16,7 @@
 #include "cli/local_cluster.h"
 #include "cli/process.h"
 #include "common/file.h"
+#include "common/flags.h"
 #include "kernels/variant.h"
 
 namespace moiety::cli {
@@ -222,16 +223,16 @@ void add_up(CLI::App& app, Chosen& chosen) {
   command
       ->add_option("--capacity-bytes", cluster.capacity_bytes,
                    "Bytes of experts that one worker may hold, e.g. 24GiB")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(as_bytes());
   command
       ->add_option("--router-expert-bytes", cluster.router_expert_bytes,
                    "Bytes of experts that every router holds itself, e.g. 2GiB; workers hold the "
                    "rest")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(as_bytes());
   command
       ->add_option("--move-headroom", cluster.move_headroom,
                    "How far a worker may exceed its capacity while experts move: 0.25 is a quarter")
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(number_in(0, 100));
   command
       ->add_option("--placement", cluster.placement,
                    "membership, id, round_robin, eplb or eplb_hierarchical")

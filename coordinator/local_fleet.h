@@ -67,7 +67,4 @@ class LocalFleet : public Fleet {
   std::map<WorkerId, Process> processes_;  // not known to have ended yet
 };
 
-/// When the process began, or nullopt if there is none of this number.
-std::optional<std::uint64_t> process_start_time(std::int64_t pid);
-
 }  // namespace moiety::coordinator

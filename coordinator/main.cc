@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "common/address.h"
 #include "common/guard.h"
 #include "common/log.h"
 #include "common/signals.h"

@@ -1,9 +1,10 @@
 #include "coordinator/options.h"
 
 #include <CLI/CLI.hpp>
-#include <charconv>
 #include <iostream>
 
+#include "common/address.h"
+#include "common/flags.h"
 #include "coordinator/durable_json.h"
 
 namespace moiety::coordinator {
@@ -35,23 +36,14 @@ Result<DeployFlag> parse_deploy(const std::string& text) {
 }
 
 Result<void> parse_listen(const std::string& text, Options& options) {
-  const std::size_t colon = text.rfind(':');
-  const char* const end = text.data() + text.size();
-  const char* const port = colon == std::string::npos ? end : text.data() + colon + 1;
-  const auto [stop, error] = std::from_chars(port, end, options.listen_port);
-  if (colon == 0 || error != std::errc{} || stop != end) {
-    return fail(ErrorCode::kInvalidArgument,
-                "--listen " + text + ": give HOST:PORT; port 0 picks a free one");
-  }
-  options.listen_host = text.substr(0, colon);
+  auto address = parse_address(text);
+  if (!address) return with_context("--listen " + text, address.error());
+  options.listen_host = std::move(address->host);
+  options.listen_port = address->port;
   return {};
 }
 
 }  // namespace
-
-bool is_loopback(std::string_view host) {
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
-}
 
 Result<std::optional<Options>> parse_options(int argc, const char* const* argv) {
   Options options;
@@ -83,13 +75,13 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--capacity-bytes", options.capacity_bytes,
                  "Bytes of experts that a worker may hold, e.g. 24GiB; unless it says so itself")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(as_bytes());
   app.add_option(
          "--move-headroom", options.move_headroom,
          "How far a worker may exceed its capacity while experts move or while it stands in "
          "for a lost worker: 0.25 (the default) is a quarter. In a static fleet the default is "
          "enough for the others to stand in for one lost worker")
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(number_in(0, 100));
   app.add_option("--replicas", options.replicas,
                  "Workers that hold each expert, as far as there is room")
       ->check(CLI::Range(1, 64))
@@ -97,7 +89,7 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   app.add_option("--router-expert-bytes", options.router_expert_bytes,
                  "Bytes of experts that every router holds itself, e.g. 2GiB: those that the most "
                  "deployments keep, equally of all layers; workers hold the rest")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(as_bytes())
       ->capture_default_str();
   app.add_option("--fleet", fleet,
                  "local: starts and stops the workers, on this machine. static: somebody else "

@@ -65,9 +65,6 @@ struct Options {
   std::filesystem::path token_file;  ///< empty: MOIETY_TOKEN, or a random one
 };
 
-/// Whether peers of other machines cannot reach this address: 127.x.y.z, ::1, localhost.
-bool is_loopback(std::string_view host);
-
 /// Reads the command line. nullopt: help was asked for and printed. kInvalidArgument names the
 /// flag.
 Result<std::optional<Options>> parse_options(int argc, const char* const* argv);

@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "common/address.h"
 #include "common/secret.h"
 #include "coordinator/state.h"
 #include "proto/channel.h"
@@ -21,6 +22,15 @@ constexpr std::uint32_t kLastRouterIdOfItsOwn = 0x7fff'ffff;
 constexpr std::chrono::seconds kContenderAsks{3};
 /// How many processes that ask for one id are told apart at a time.
 constexpr std::size_t kMaxContenders = 8;
+
+/// Where others reach a peer's HTTP port: one that listens on every address of its host is at the
+/// address that it connected from.
+std::string seen_from_here(const std::string& address, const std::string& remote) {
+  const auto given = parse_address(address);
+  const auto peer = parse_address(remote);
+  if (!given || !peer || !is_wildcard(given->host)) return address;
+  return format_address(peer->host, given->port);
+}
 
 }  // namespace
 
@@ -282,6 +292,7 @@ void ClusterState::welcome_router(const PeerHello& event) {
   router.connection = event.connection;
   router.contenders.clear();
   router.hello = hello;
+  router.hello.http_address = seen_from_here(hello.http_address, event.remote_address);
   router.last_heard = now_;
   router_connections_[event.connection] = id;
   welcome(event.connection, id.value);

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <utility>
 
+#include "common/address.h"
 #include "common/check.h"
 #include "common/secret.h"
 
@@ -67,10 +68,8 @@ bool shows_token(const http::Request& request, const std::string& token) {
 }  // namespace
 
 std::string reachable_address(const std::string& host, std::uint16_t port) {
-  if (host == "0.0.0.0") return fmt::format("127.0.0.1:{}", port);
-  if (host == "::") return fmt::format("[::1]:{}", port);
-  return host.find(':') == std::string::npos ? fmt::format("{}:{}", host, port)
-                                             : fmt::format("[{}]:{}", host, port);
+  if (!is_wildcard(host)) return format_address(host, port);
+  return format_address(host.find(':') == std::string::npos ? "127.0.0.1" : "::1", port);
 }
 
 Runtime::Runtime(ClusterConfig config, RuntimeOptions options)

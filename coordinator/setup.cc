@@ -10,8 +10,10 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/packed_experts.h"
+#include "common/address.h"
 #include "common/file.h"
 #include "common/thread_pool.h"
+#include "proto/convert.h"
 
 namespace moiety::coordinator {
 
@@ -39,15 +41,29 @@ planner::ModelShape model_shape(const Checkpoint& checkpoint, DType dtype) {
 
 /// The secret that was given; "" when none was.
 Result<std::string> given_token(const std::filesystem::path& file) {
-  if (!file.empty()) {
-    MOIETY_ASSIGN(std::string token, read_file(file, 4096));
-    while (!token.empty() && (token.back() == '\n' || token.back() == '\r')) token.pop_back();
-    if (token.empty())
-      return fail(ErrorCode::kInvalidArgument, "--token-file " + file.string() + ": is empty");
-    return token;
-  }
   const char* given = std::getenv("MOIETY_TOKEN");
-  return std::string(given == nullptr ? "" : given);
+  std::string token = given == nullptr ? "" : given;
+  const std::string from = file.empty() ? "MOIETY_TOKEN" : "--token-file " + file.string();
+  if (!file.empty()) {
+    MOIETY_ASSIGN(token, read_file(file, 4096));
+    while (!token.empty() && (token.back() == '\n' || token.back() == '\r')) token.pop_back();
+    if (token.empty()) return fail(ErrorCode::kInvalidArgument, from + ": is empty");
+  }
+  if (token.size() > proto::kMaxNameBytes) {
+    return fail(ErrorCode::kInvalidArgument, fmt::format("{}: {} bytes, a secret has at most {}",
+                                                         from, token.size(), proto::kMaxNameBytes));
+  }
+  return token;
+}
+
+/// Workers that somebody else starts must show the secret, so somebody must be able to know it.
+Result<void> check_can_be_joined(const Options& options, const std::string& token) {
+  if (options.fleet == FleetKind::kLocal || !token.empty() || !options.run_dir.empty()) return {};
+  return fail(
+      ErrorCode::kInvalidArgument,
+      "--fleet static: workers and routers must show the cluster's secret: set MOIETY_TOKEN "
+      "or give --token-file FILE, the same for every process (or --run-dir DIR, whose "
+      "coordinator.json names a random one)");
 }
 
 /// Whoever is on another host can send us anything: there the secret must be one that was agreed
@@ -145,6 +161,7 @@ Result<Setup> prepare(const Options& options) {
   cluster.coordinator_instance = random_hex(2);
   MOIETY_ASSIGN(const std::string token, given_token(options.token_file));
   MOIETY_TRY(check_reachable_by_friends_only(options, token));
+  MOIETY_TRY(check_can_be_joined(options, token));
   cluster.max_workers = options.workers;
   cluster.static_fleet = options.fleet == FleetKind::kStatic;
   cluster.replicas = options.replicas;

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "common/log.h"
+#include "common/process_start.h"
 #include "coordinator/durable_json.h"
 
 namespace moiety::coordinator {
@@ -29,13 +30,6 @@ Error damaged(const std::filesystem::path& file, const std::string& what) {
               fmt::format("{}: the state file is damaged ({}); move it away to begin with an empty "
                           "cluster, or restore a copy",
                           file.string(), what));
-}
-
-std::string boot_id() {
-  auto id = read_file("/proc/sys/kernel/random/boot_id", 256);
-  if (!id) return "";
-  while (!id->empty() && id->back() == '\n') id->pop_back();
-  return *id;
 }
 
 /// FILE.lock, locked, with our pid in it.

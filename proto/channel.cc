@@ -9,6 +9,7 @@
 #include <optional>
 #include <thread>
 
+#include "common/address.h"
 #include "common/check.h"
 #include "common/log.h"
 #include "proto/convert.h"
@@ -54,15 +55,10 @@ class ChannelImpl final : public Channel {
     deadline_ = Clock::now() + options.connect_timeout;
     stop_ = options.stop;
     const std::stop_callback wake_on_stop(stop_, [this] { asio::post(io_, [] {}); });
-    const std::size_t colon = address.rfind(':');
-    if (colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
-      return fail(ErrorCode::kInvalidArgument,
-                  fmt::format("not an address: '{}'; write HOST:PORT", address));
-    }
-    std::string host = address.substr(0, colon);
-    if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+    MOIETY_ASSIGN(const HostPort peer_address, parse_address(address));
     MOIETY_ASSIGN(const std::string payload, encode(hello));
-    MOIETY_ASSIGN(tcp::socket socket, connect_socket(host, address.substr(colon + 1)));
+    MOIETY_ASSIGN(tcp::socket socket,
+                  connect_socket(peer_address.host, std::to_string(peer_address.port)));
 
     peer_ = std::make_shared<Peer>(io_, std::move(socket), options.max_queued_bytes);
     const auto handshake = std::make_shared<Handshake>();

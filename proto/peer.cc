@@ -8,6 +8,7 @@
 #include <boost/asio/write.hpp>
 #include <utility>
 
+#include "common/address.h"
 #include "common/check.h"
 #include "proto/channel.h"
 
@@ -54,10 +55,8 @@ Peer::Peer(asio::io_context& io, tcp::socket socket, std::size_t max_queued_byte
   const tcp::endpoint remote = socket_.remote_endpoint(error);
   if (error) {
     remote_address_ = "(unknown)";
-  } else if (remote.address().is_v6()) {
-    remote_address_ = fmt::format("[{}]:{}", remote.address().to_string(), remote.port());
   } else {
-    remote_address_ = fmt::format("{}:{}", remote.address().to_string(), remote.port());
+    remote_address_ = format_address(remote.address().to_string(), remote.port());
   }
   socket_.set_option(tcp::no_delay(true), error);
   // A host that is gone says nothing. Clients send a heartbeat every second, so this tells them.

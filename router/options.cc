@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "common/flags.h"
 #include "kernels/variant.h"
 
 namespace moiety {
@@ -40,7 +41,7 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
   app.add_option("--kv-cache-bytes", options.engine.kv_cache_bytes,
                  "Memory for the KV cache; when it runs out, the youngest requests wait and are "
                  "computed again")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(as_bytes())
       ->capture_default_str();
   app.add_flag("!--no-prefix-cache", options.engine.prefix_cache,
                "Compute every prompt in full: keep no KV blocks for requests that begin alike");

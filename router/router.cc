@@ -8,6 +8,7 @@
 #include <future>
 #include <mutex>
 
+#include "common/address.h"
 #include "common/incarnation.h"
 #include "common/log.h"
 #include "common/signals.h"
@@ -79,7 +80,7 @@ class ClusterControl {
     control.hello.incarnation = new_incarnation();
     control.hello.token = options.token;
     control.hello.pid = ::getpid();
-    control.hello.http_address = options.host + ":" + std::to_string(http_port);
+    control.hello.http_address = format_address(options.host, http_port);
     control.hello.fingerprint = fingerprint;
     options_ = std::move(control);
   }
@@ -326,7 +327,7 @@ Result<void> run_router(const RouterOptions& options,
                                                *engine, *cluster_backend, metrics, stop);
     control->start();
   }
-  log_info("serving {} at http://{}:{}{}", served_name, options.host, server->port(),
+  log_info("serving {} at http://{}{}", served_name, format_address(options.host, server->port()),
            embedded ? ", embedded" : "");
   if (on_listening) on_listening(server->port());
   const Result<void> outcome = stop.wait();

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "common/flags.h"
 #include "common/guard.h"
 #include "common/log.h"
 #include "fabric/mpi/mpi_lane.h"
@@ -31,7 +32,7 @@ int main(int argc, char** argv) {
   app.add_option("--capacity-bytes", options.capacity_bytes,
                  "Bytes of packed experts that this worker may hold; as the coordinator is set "
                  "unless given")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(moiety::as_bytes());
   app.add_option("--bind", options.bind_host, "Address of the lane's port and of /metrics")
       ->capture_default_str();
   app.add_option("--http-port", options.http_port, "Port of /metrics and /health; 0 = a free one")

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <mutex>
 
+#include "common/address.h"
 #include "common/incarnation.h"
 #include "common/log.h"
 #include "common/signals.h"
@@ -109,7 +110,7 @@ Result<void> run_worker(const WorkerOptions& options) {
   hello.token = options.token;
   hello.pid = ::getpid();
   hello.lane_address = port->address();
-  hello.http_address = fmt::format("{}:{}", options.bind_host, server->port());
+  hello.http_address = format_address(options.bind_host, server->port());
   hello.fingerprint = checkpoint.fingerprint();
   hello.capacity_bytes = options.capacity_bytes;
   {

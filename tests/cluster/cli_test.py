@@ -77,6 +77,14 @@ class CliTest(unittest.TestCase):
 
     # --- what works
 
+    def test_values_that_are_no_numbers_and_two_sources_are_refused(self):
+        for value in ("nan", "inf", "0"):
+            self.fails("status", "--watch", "--interval", value, says="--interval")
+        self.fails("up", "--move-headroom", "nan", says="--move-headroom")
+        self.fails("up", "--capacity-bytes", "-5", says=["--capacity-bytes", "negative"])
+        self.fails("deploy", "z=a.json", "--subset", "/nonexistent", says=["z=a.json", "--subset /nonexistent", "one subset file"])
+        self.fails("deploy", "z=a.json,on_missing=fail", "--on-missing", "mask", says="--on-missing mask")
+
     def test_inspect(self):
         seen = self.json("inspect", MODEL)
         self.assertEqual(seen["fingerprint"], "7001f6a4b8400f991bf0626b8963e7a94f3fa7f62f82ca4bb558533d2e748687")

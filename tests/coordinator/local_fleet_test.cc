@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "common/file.h"
+#include "common/process_start.h"
 #include "coordinator/static_fleet.h"
 
 namespace moiety::coordinator {

@@ -107,10 +107,14 @@ TEST(Options, ErrorsNameTheFlag) {
       {{"-m", "d", "--fabric", "mpi"}, "--fleet static"},
       {{"-m", "d", "--replicas", "0"}, "--replicas"},
       {{"-m", "d", "--move-headroom", "-1"}, "--move-headroom"},
+      {{"-m", "d", "--move-headroom", "nan"}, "--move-headroom"},
       {{"-m", "d", "--capacity-bytes", "much"}, "--capacity-bytes"},
+      {{"-m", "d", "--capacity-bytes", "-5"}, "--capacity-bytes"},
+      {{"-m", "d", "--capacity-bytes", "-5GiB"}, "--capacity-bytes"},
       {{"-m", "d", "--listen", "7000"}, "--listen 7000"},
       {{"-m", "d", "--listen", "h:70000"}, "--listen h:70000"},
       {{"-m", "d", "--listen", "h:"}, "--listen h:"},
+      {{"-m", "d", "--listen", "::1:7000"}, "in brackets"},
       {{"-m", "d", "--dtype", "f16"}, "--dtype"},
       {{"-m", "d", "--admin-port", "70000"}, "--admin-port"},
       {{"-m", "d", "--frobnicate"}, "--frobnicate"},
@@ -199,6 +203,36 @@ TEST_F(Prepare, NobodyListensForOtherHostsWithoutASecret) {
     ::unsetenv("MOIETY_TOKEN");
   }
   EXPECT_TRUE(prepared({"--listen", "127.0.0.2:0", "--admin-host", "localhost"}));
+  EXPECT_TRUE(prepared({"--listen", "[::1]:0", "--admin-host", "::1"}));
+}
+
+TEST_F(Prepare, AStaticFleetHasASecretThatSomebodyKnows) {
+  const auto alone = [] {
+    const std::string model = std::string(MOIETY_SOURCE_DIR) + "/models/moiety-tiny-emo";
+    const auto options = parse({"-m", model.c_str(), "--fleet", "static"});
+    return prepare(**options);
+  };
+  const auto refused = alone();
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(refused.error().message, HasSubstr("MOIETY_TOKEN"));
+  EXPECT_TRUE(prepared({"--fleet", "static"}));  // coordinator.json names it
+  ::setenv("MOIETY_TOKEN", "secret", 1);
+  EXPECT_TRUE(alone());
+}
+
+TEST_F(Prepare, ASecretIsNoLongerThanPeersTake) {
+  ::setenv("MOIETY_TOKEN", std::string(1024, 's').c_str(), 1);
+  EXPECT_TRUE(prepared({}));
+  const std::string file = (dir_ / "token").string();
+  ASSERT_TRUE(write_file(file, std::string(1025, 's') + "\n"));
+  const auto from_file = prepared({"--token-file", file.c_str()});
+  ASSERT_FALSE(from_file);
+  EXPECT_THAT(from_file.error().message, HasSubstr("--token-file " + file));
+  ::setenv("MOIETY_TOKEN", std::string(1025, 's').c_str(), 1);
+  const auto from_environment = prepared({});
+  ASSERT_FALSE(from_environment);
+  EXPECT_THAT(from_environment.error().message, HasSubstr("MOIETY_TOKEN"));
 }
 
 TEST_F(Prepare, TheStateFileKeepsTheToken) {
@@ -265,13 +299,6 @@ TEST_F(Prepare, AStaticFleetHasRoomForALostWorker) {
   EXPECT_EQ(prepared({"--workers", "3", "--fleet", "static", "--move-headroom", "0"})
                 ->cluster.move_headroom,
             0);
-}
-
-TEST(Loopback, OnlyThisMachine) {
-  for (const char* host : {"127.0.0.1", "127.8.9.1", "::1", "localhost"})
-    EXPECT_TRUE(is_loopback(host)) << host;
-  for (const char* host : {"0.0.0.0", "::", "[::]", "10.0.0.1", "example.org", ""})
-    EXPECT_FALSE(is_loopback(host)) << host;
 }
 
 TEST(ReachableAddress, ReplacesWildcards) {

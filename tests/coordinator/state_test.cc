@@ -91,6 +91,19 @@ TEST(Start, ModelThatDoesNotFitIsRefusedWithTheCounts) {
   EXPECT_THAT(sim.running(), IsEmpty());
 }
 
+TEST_F(ServingCluster, ARouterOnEveryAddressIsShownWhereItConnectsFrom) {
+  const auto shown = [this](std::uint32_t id, const char* listens, const char* remote) {
+    proto::Hello hello = sim.hello(proto::Role::kRouter, id, 1);
+    hello.http_address = listens;
+    sim.event(PeerHello{ConnectionId{1000 + id}, hello, remote});
+    return sim.status().routers.back().http_address;
+  };
+  EXPECT_EQ(shown(20, "0.0.0.0:8000", "10.1.2.3:4711"), "10.1.2.3:8000");
+  EXPECT_EQ(shown(21, "[::]:8000", "[fd00::7]:4711"), "[fd00::7]:8000");
+  EXPECT_EQ(shown(22, "10.9.9.9:8000", "10.1.2.3:4711"), "10.9.9.9:8000");
+  EXPECT_EQ(shown(23, "0.0.0.0:8000", "(unknown)"), "0.0.0.0:8000");
+}
+
 TEST_F(ServingCluster, RouterGetsTheEpochWithItsWelcome) {
   EXPECT_EQ(sim.view(router), *sim.state.published());
   EXPECT_THAT(sim.view(router).workers, SizeIs(4));
