@@ -99,9 +99,11 @@ void ClusterState::advance_change() {
       if (gather_pending()) return;
       const Result<void> planned = plan();
       if (planned) return;
-      const bool more_may_join = config_.static_fleet && history_.empty() &&
-                                 planned.error().code == ErrorCode::kResourceExhausted &&
-                                 now_ < change_->deadline;
+      bool all_joined = true;
+      for (std::uint32_t index = 0; index < workers_.size(); ++index)
+        all_joined = all_joined && (worker(WorkerId{index}).retired || usable(WorkerId{index}));
+      const bool more_may_join = config_.static_fleet && history_.empty() && !all_joined &&
+                                 planned.error().code == ErrorCode::kResourceExhausted;
       change_->plan_error = planned.error().message;
       if (!more_may_join) roll_back(planned.error());
       return;

@@ -99,8 +99,13 @@ void ClusterState::on(const Tick&) {
       ++it;
     }
   }
-  if (change_ && change_->phase != Phase::kSettling && now_ >= change_->deadline &&
-      !change_->failure) {
+  const bool late = change_ && change_->phase != Phase::kSettling && now_ >= change_->deadline;
+  const bool gathers_first =  // people start workers when they get to it
+      late && config_.static_fleet && change_->phase == Phase::kGathering && history_.empty();
+  if (gathers_first) {
+    note(LogLevel::kWarning, "still waiting for " + waiting_for());
+    change_->deadline = now_ + config_.operation_timeout;
+  } else if (late && !change_->failure) {
     change_->failure =
         fail(ErrorCode::kDeadlineExceeded,
              fmt::format("not done within {} s; it waited for {}",

@@ -408,6 +408,31 @@ TEST(StaticStart, WaitsForItsWorkers) {
   EXPECT_TRUE(sim.succeeded(started)) << sim.error(started);
 }
 
+TEST(StaticStart, WaitsForItsWorkersAsLongAsTheyTake) {
+  ClusterConfig config = test_config();
+  config.static_fleet = true;
+  config.capacity_per_layer = 6;
+  Simulation sim(config);
+  const OperationId started = sim.start({full_deployment()});
+  sim.advance(3 * config.operation_timeout);
+  EXPECT_FALSE(sim.done(started));
+  EXPECT_THAT(sim.trace, Contains(HasSubstr("still waiting for workers to join: 0 of 4")));
+  for (std::uint32_t id = 0; id < 3; ++id) sim.join(WorkerId{id});
+  sim.finish(started, 5s);
+  EXPECT_TRUE(sim.succeeded(started)) << sim.error(started);
+}
+
+TEST(StaticStart, FailsWhenAllAreThereAndHaveNoRoom) {
+  ClusterConfig config = test_config();
+  config.static_fleet = true;
+  config.capacity_per_layer = 1;
+  Simulation sim(config);
+  const OperationId started = sim.start({full_deployment()});
+  for (std::uint32_t id = 0; id < 4; ++id) sim.join(WorkerId{id});
+  sim.finish(started, 5s);
+  EXPECT_FALSE(sim.succeeded(started));
+}
+
 TEST(StaticStart, WorkersSayTheirCapacities) {
   ClusterConfig config = test_config();
   config.static_fleet = true;
