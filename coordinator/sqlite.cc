@@ -76,11 +76,11 @@ bool SqliteStatement::is_null(int column) const {
   return sqlite3_column_type(statement_, column) == SQLITE_NULL;
 }
 
-Result<SqliteDatabase> SqliteDatabase::open(const std::filesystem::path& path) {
+Result<SqliteDatabase> SqliteDatabase::open(const std::filesystem::path& path,
+                                            const std::string& name,
+                                            int flags) {
   sqlite3* handle = nullptr;
-  const int result =
-      sqlite3_open_v2(path.c_str(), &handle,
-                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
+  const int result = sqlite3_open_v2(name.c_str(), &handle, flags | SQLITE_OPEN_NOMUTEX, nullptr);
   SqliteDatabase database(handle);  // also after a failure there is something to close
   if (result != SQLITE_OK) {
     return fail(error_code(result),
@@ -88,11 +88,27 @@ Result<SqliteDatabase> SqliteDatabase::open(const std::filesystem::path& path) {
                             handle == nullptr ? sqlite3_errstr(result) : sqlite3_errmsg(handle)));
   }
   sqlite3_extended_result_codes(handle, 1);
+  return database;
+}
+
+Result<SqliteDatabase> SqliteDatabase::open(const std::filesystem::path& path) {
+  MOIETY_ASSIGN(SqliteDatabase database,
+                open(path, path.string(), SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE));
   int keep_wal = 1;
-  if (sqlite3_file_control(handle, "main", SQLITE_FCNTL_PERSIST_WAL, &keep_wal) != SQLITE_OK)
+  if (sqlite3_file_control(database.database_, "main", SQLITE_FCNTL_PERSIST_WAL, &keep_wal) !=
+      SQLITE_OK)
     return fail(ErrorCode::kIo,
                 fmt::format("{}: SQLite's write-ahead log cannot be kept here", path.string()));
   return database;
+}
+
+Result<SqliteDatabase> SqliteDatabase::open_to_look(const std::filesystem::path& path) {
+  std::string uri = "file:";
+  for (const char each : std::filesystem::absolute(path).string()) {
+    const bool special = each == '%' || each == '?' || each == '#';
+    uri += special ? fmt::format("%{:02x}", each) : std::string(1, each);
+  }
+  return open(path, uri + "?immutable=1", SQLITE_OPEN_READONLY | SQLITE_OPEN_URI);
 }
 
 SqliteDatabase::~SqliteDatabase() { sqlite3_close_v2(database_); }

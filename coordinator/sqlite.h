@@ -50,6 +50,9 @@ class SqliteDatabase {
   /// Opens or makes the file. Its write-ahead log (FILE-wal, once there is one) stays there with
   /// the size that it has when the database is closed.
   static Result<SqliteDatabase> open(const std::filesystem::path& path);
+  /// Opens a file as it is on the disk, without its log, to look at it: nothing is written, locked
+  /// or made beside it. Only good for what does not change meanwhile.
+  static Result<SqliteDatabase> open_to_look(const std::filesystem::path& path);
   SqliteDatabase(SqliteDatabase&& other) noexcept
       : database_(std::exchange(other.database_, nullptr)) {}
   SqliteDatabase& operator=(SqliteDatabase&&) = delete;
@@ -62,6 +65,9 @@ class SqliteDatabase {
 
  private:
   explicit SqliteDatabase(sqlite3* database) : database_(database) {}
+  static Result<SqliteDatabase> open(const std::filesystem::path& path,
+                                     const std::string& name,
+                                     int flags);
   sqlite3* database_;
 };
 

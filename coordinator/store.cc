@@ -54,6 +54,24 @@ Result<Fd> lock(const std::filesystem::path& file) {
   return fd;
 }
 
+Error not_ours(const std::filesystem::path& file) {
+  return fail(ErrorCode::kFailedPrecondition,
+              fmt::format("{}: is a database, but not a coordinator's; give another --state",
+                          file.string()));
+}
+
+/// Whether another program's database lies there, found out without a trace in it or beside it. A
+/// file in which nothing is seen yet, or no database, is looked at again under the lock.
+bool is_of_another_program(const std::filesystem::path& file) {
+  std::error_code missing;
+  if (std::filesystem::file_size(file, missing) == 0 || missing) return false;
+  auto database = SqliteDatabase::open_to_look(file);
+  if (!database) return false;
+  const auto tables = database->integer("SELECT count(*) FROM sqlite_schema");
+  const auto application = database->integer("PRAGMA application_id");
+  return tables && *tables > 0 && application && *application != kApplicationId;
+}
+
 template <class Int>
 Int number(const std::map<std::string, std::string>& meta, const char* key) {
   Int value = 0;
@@ -77,6 +95,7 @@ Result<Store> Store::open(const std::filesystem::path& file, const std::string& 
       return fail(ErrorCode::kIo, fmt::format("--state {}: cannot make its folder: {}",
                                               file.string(), error.message()));
   }
+  if (is_of_another_program(file)) return not_ours(file);
   MOIETY_ASSIGN(Fd locked, lock(file));
   {  // SQLite makes -wal and -shm with the rights of the file itself
     const Fd made(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
@@ -101,23 +120,19 @@ Result<void> Store::check_schema() {
   // others (FILE-shm), if it hears it before it looks at the file's content for the first time.
   MOIETY_TRY(database_.execute("PRAGMA locking_mode = EXCLUSIVE"));
   MOIETY_ASSIGN(const std::int64_t tables, database_.integer("SELECT count(*) FROM sqlite_schema"));
-  MOIETY_TRY(database_.execute(
-      "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 1000"));
-  MOIETY_TRY(database_.execute(fmt::format("PRAGMA wal_autocheckpoint = {}", kCheckpointPages)));
-  if (tables == 0) return make_schema();
   MOIETY_ASSIGN(const std::int64_t application, database_.integer("PRAGMA application_id"));
-  if (application != kApplicationId) {
-    return fail(ErrorCode::kFailedPrecondition,
-                fmt::format("{}: is a database, but not a coordinator's; give another --state",
-                            file_.string()));
-  }
   MOIETY_ASSIGN(const std::int64_t schema, database_.integer("PRAGMA user_version"));
-  if (schema > kSchema) {
+  if (tables > 0 && application != kApplicationId) return not_ours(file_);
+  if (tables > 0 && schema > kSchema) {
     return fail(ErrorCode::kFailedPrecondition,
                 fmt::format("{}: was written by a newer Moiety (schema {}, this one knows {}); use "
                             "that one, or give another --state",
                             file_.string(), schema, kSchema));
   }
+  MOIETY_TRY(database_.execute(
+      "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 1000"));
+  MOIETY_TRY(database_.execute(fmt::format("PRAGMA wal_autocheckpoint = {}", kCheckpointPages)));
+  if (tables == 0) return make_schema();
   if (schema < 2) {  // where every failure was one that had been rolled back
     MOIETY_ASSIGN(SqliteTransaction transaction, SqliteTransaction::begin(database_));
     MOIETY_TRY(database_.execute(

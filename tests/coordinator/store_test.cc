@@ -163,6 +163,26 @@ TEST_F(StoreTest, OtherFilesAreRefused) {
   EXPECT_THAT(refusal(ErrorCode::kFailedPrecondition), HasSubstr("not a coordinator's"));
 }
 
+TEST_F(StoreTest, AnotherProgramsDatabaseStaysAsItIs) {
+  for (const char* mode : {"DELETE", "WAL"}) {
+    std::filesystem::remove_all(file_.parent_path());
+    file_ = dir_ / "100%?a#b" / mode;
+    std::filesystem::create_directories(file_.parent_path());
+    {
+      auto database = SqliteDatabase::open(file_);
+      ASSERT_TRUE(database && database->execute(std::string("PRAGMA journal_mode = ") + mode +
+                                                "; CREATE TABLE shopping(item); "
+                                                "PRAGMA wal_checkpoint(TRUNCATE)"));
+    }
+    for (const char* log : {"-wal", "-shm"}) std::filesystem::remove(file_.string() + log);
+    const auto before = read_file(file_);
+    EXPECT_THAT(refusal(ErrorCode::kFailedPrecondition), HasSubstr("not a coordinator's"));
+    EXPECT_TRUE(*read_file(file_) == *before) << mode;
+    for (const auto& each : std::filesystem::directory_iterator(file_.parent_path()))
+      EXPECT_EQ(each.path().string(), file_.string()) << "left beside it";
+  }
+}
+
 TEST_F(StoreTest, ANewerSchemaAndAnotherCheckpointAreRefused) {
   { ASSERT_TRUE(open()->set_identity({"fp", "secret", 1, 2})); }
   EXPECT_THAT(refusal(ErrorCode::kFailedPrecondition, "other"), HasSubstr("another checkpoint"));
@@ -328,7 +348,7 @@ TEST_F(StoreTest, ARestartOnAFullDiskWritesIntoTheReserve) {
     MOIETY_TRY(write_within_the_reserve(file_));
 
     // Without the log it starts, says what is wrong, and goes on when there is room.
-    std::filesystem::remove(file_.string() + "-wal");
+    for (const char* log : {"-wal", "-shm"}) std::filesystem::remove(file_.string() + log);
     fill_disk(dir_, "b");
     MOIETY_ASSIGN(Store store, open());
     const auto full = store.persist(state_of(400));
