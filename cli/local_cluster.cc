@@ -21,6 +21,11 @@ constexpr std::chrono::milliseconds kPoll{20};
 constexpr std::chrono::seconds kStopGrace{15};
 constexpr std::chrono::seconds kCallTimeout{2};
 
+// An MPI world that has lost workers, and experts with them, is given so long to help itself: a
+// worker that hangs may come back, the coordinator moves experts after a lease.
+constexpr std::chrono::seconds kWorldPatience{5};
+constexpr std::chrono::seconds kLookAtWorld{1};
+
 // Without a coordinator, and with nobody who starts another one, workers and routers end after this
 // long: soon where somebody sits in front of it, else when it is unlikely that anybody comes back.
 constexpr std::chrono::seconds kOrphanTimeout{60};
@@ -155,10 +160,20 @@ Result<std::filesystem::path> bundled_model() {
               "the bundled checkpoint is not at " + tried + ": name one with --model DIR");
 }
 
-LocalCluster::~LocalCluster() { stop(); }
+LocalCluster::~LocalCluster() { end_all(); }
 
 void LocalCluster::stop() {
-  if (coordinator_.empty()) return;
+  if (end_all()) forget_unless_named();
+}
+
+void LocalCluster::forget_unless_named() {
+  if (named_) return;
+  if (const auto forgot = forget_cluster(run_dir_); !forgot)
+    std::cerr << "moiety: " << forgot.error().message << std::endl;
+}
+
+bool LocalCluster::end_all() {
+  if (coordinator_.empty()) return false;
   Supervised& coordinator = coordinator_.front();
   // A coordinator that died has left its workers behind: another one takes them over and ends them.
   const bool served = !admin_url_.empty();
@@ -172,14 +187,17 @@ void LocalCluster::stop() {
   // The coordinator tells the routers to end, waits for them and for the workers. Asked over its
   // API and not by SIGTERM: it gets one if this process ends meanwhile (a second Ctrl-C), and at a
   // second SIGTERM it would leave its workers behind.
+  bool in_order = coordinator.ended_well();
   if (coordinator.pid() > 0) {
     const bool asked =
         served && AdminClient(admin_url_).call("POST", "/v1/shutdown", "", kCallTimeout);
-    if (!asked || !coordinator.wait(2 * kStopGrace)) coordinator.end(2 * kStopGrace);
+    in_order = asked && coordinator.wait(2 * kStopGrace);
+    if (!in_order) coordinator.end(2 * kStopGrace);
   }
   for (Supervised& each : others_) each.end(kStopGrace);
   coordinator_.clear();
   others_.clear();
+  return in_order;
 }
 
 std::vector<pid_t> LocalCluster::child_pids() const {
@@ -200,23 +218,77 @@ Result<bool> LocalCluster::supervise(std::vector<std::string>& events) {
       each.poll();
       all_ended = all_ended && each.pid() <= 0;
     } else {
+      const pid_t before = each.pid();
       MOIETY_TRY(each.supervise(now, events));
-      if (!world_) router_pids_[i] = each.pid();
+      if (!world_) {
+        router_pids_[i] = each.pid();
+      } else if (each.pid() != before) {
+        forget_world();
+      }
     }
   }
-  if (world_ && !ending) MOIETY_TRY(supervise_world(events));
-  return !all_ended;
+  if (all_ended) {
+    forget_unless_named();
+    return false;
+  }
+  if (world_ && !ending) MOIETY_TRY(supervise_world(now, events));
+  MOIETY_TRY(note_others());
+  return true;
 }
 
-Result<void> LocalCluster::supervise_world(std::vector<std::string>& events) {
+Result<void> LocalCluster::note_others() {
+  std::vector<OwnProcess> running;
+  for (const Supervised& each : others_) {
+    if (each.pid() > 0) running.push_back({each.spec().name, each.pid()});
+  }
+  if (running == noted_) return {};
+  MOIETY_TRY(write_own_processes(run_dir_, running));
+  noted_ = std::move(running);
+  return {};
+}
+
+Result<void> LocalCluster::supervise_world(Clock::time_point now,
+                                           std::vector<std::string>& events) {
   if (others_.front().pid() <= 0 || (router_pids_.empty() && !find_routers())) return {};
   const auto gone = [](pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; };
-  if (router_pids_.empty() || !std::all_of(router_pids_.begin(), router_pids_.end(), gone))
+  if (!router_pids_.empty() && std::all_of(router_pids_.begin(), router_pids_.end(), gone)) {
+    events.push_back("no router of the MPI world is left; starting it again");
+  } else if (world_lacks_workers(now)) {
+    events.push_back(
+        "workers of the MPI world are gone, and those that are left cannot take all of their "
+        "experts; starting it again");
+  } else {
     return {};
-  events.push_back("no router of the MPI world is left; starting it again");
-  router_pids_.clear();
+  }
+  forget_world();
   others_.front().end(kStopGrace);
   return others_.front().start();
+}
+
+bool LocalCluster::world_lacks_workers(Clock::time_point now) {
+  if (!restart_workers_ || now < look_at_world_at_) return false;
+  look_at_world_at_ = now + kLookAtWorld;
+  const auto status = AdminClient(admin_url_).call("GET", "/v1/status", "", kCallTimeout);
+  if (!status) return false;
+  std::uint32_t connected = 0;
+  bool moves = !status->at("operation").is_null() || status->at("queued_operations") != 0;
+  for (const boost::json::value& worker : status->at("workers").as_array()) {
+    connected += worker.at("lease_age_ms").is_null() ? 0 : 1;
+    moves = moves || worker.at("state").as_string() == "loading";
+  }
+  world_was_whole_ = world_was_whole_ || connected >= num_workers_;
+  if (moves || connected >= num_workers_ || status->at("experts_missing") == 0) {
+    lacking_since_.reset();
+    return false;
+  }
+  if (!lacking_since_) lacking_since_ = now;
+  return now - *lacking_since_ >= (world_was_whole_ ? kWorldPatience : kStartTimeout);
+}
+
+void LocalCluster::forget_world() {
+  router_pids_.clear();
+  lacking_since_.reset();
+  world_was_whole_ = false;
 }
 
 bool LocalCluster::find_routers() {
@@ -250,11 +322,10 @@ Result<LocalCluster> LocalCluster::start(const LocalClusterOptions& options, boo
   Progress line(progress);
   LocalCluster cluster;
   if (auto launched = cluster.launch(options, line); !launched) {
-    cluster.stop();
+    cluster.end_all();
     // Nothing was ever served: the next one, with other flags perhaps, does not go on with that.
     // (If it cannot be removed, it does, and says so.)
-    if (cluster.began_anew_ && ended_in_order(cluster.run_dir_))
-      (void)forget_cluster(cluster.run_dir_);
+    if (cluster.began_anew_) (void)forget_cluster(cluster.run_dir_);
     return launched.error();
   }
   return cluster;
@@ -289,6 +360,7 @@ Result<void> LocalCluster::launch_routers(const LocalClusterOptions& options, co
     spec.lifetime = options.detach ? Lifetime::kDetached : Lifetime::kWithUs;
     others_.emplace_back(std::move(spec));
     MOIETY_TRY(others_.back().start());
+    MOIETY_TRY(note_others());
   }
   return {};
 }
@@ -301,10 +373,9 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
     MOIETY_ASSIGN(model_, bundled_model());
   }
   MOIETY_ASSIGN(run_dir_, make_run_dir(options.run_dir, options.admin_port));
-  MOIETY_TRY(check_run_dir_is_free(run_dir_));
-  // A folder that somebody named is theirs to clear: what is deployed there stays deployed.
-  if (options.fresh || (options.run_dir.empty() && ended_in_order(run_dir_)))
-    MOIETY_TRY(forget_cluster(run_dir_));
+  MOIETY_ASSIGN(run_dir_lock_, take_run_dir(run_dir_));
+  named_ = !options.run_dir.empty();  // then it is theirs to clear: what is deployed stays so
+  if (options.fresh) MOIETY_TRY(forget_cluster(run_dir_));
   began_anew_ = !has_state(run_dir_);
 
   const Deadline deadline = Clock::now() + kStartTimeout;
@@ -332,6 +403,10 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
   admin_url_ = "http://" + info->admin_address;
   progress.update("");  // so that the line is free
   say_whether_it_goes_on(admin_url_, run_dir_);
+  for (const OwnProcess& each : end_left_behind(run_dir_)) {
+    std::cerr << "moiety: ended " << each.name << " (pid " << each.pid
+              << ") of the cluster that was killed here" << std::endl;
+  }
   // Started again, it is found where it was, knows the same secret, and takes its deployments from
   // its state: the files that the first ones came from may be gone.
   Supervised::Spec& again = coordinator_.front().spec();
@@ -343,6 +418,8 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
       info->admin_address.substr(info->admin_address.rfind(':') + 1);
 
   world_ = options.fabric == "mpi";
+  num_workers_ = options.workers;
+  restart_workers_ = options.restart_workers;
   MOIETY_TRY(world_ ? launch_world(options, *info) : launch_routers(options, *info));
   MOIETY_TRY(wait_for(options.routers == 1 ? "the router" : "the routers",
                       [&] { return find_routers() && router_pids_.size() >= options.routers; }));

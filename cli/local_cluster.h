@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/left_behind.h"
 #include "cli/run_dir.h"
 #include "cli/supervised.h"
 #include "common/result.h"
@@ -59,8 +60,8 @@ class LocalCluster {
  public:
   /// Starts everything and waits until requests are served. Errors carry what the process that
   /// failed wrote last; what was started is ended, and a state that there was not before is
-  /// removed. kFailedPrecondition: another cluster runs in the run dir, and nothing of it was
-  /// touched.
+  /// removed, while one that was there stays. kFailedPrecondition: another cluster runs in the run
+  /// dir, and nothing of it was touched.
   static Result<LocalCluster> start(const LocalClusterOptions& options, bool progress);
   LocalCluster(LocalCluster&& other) noexcept = default;
   LocalCluster& operator=(LocalCluster&&) = delete;
@@ -79,20 +80,31 @@ class LocalCluster {
   /// `events` gets a sentence for people about each death and start. An error: something died too
   /// often; the rest is still there.
   Result<bool> supervise(std::vector<std::string>& events);
-  /// Ends everything, in order, with bounded waits. Nothing but the destructor may follow.
+  /// Ends everything because somebody asked for it, in order, with bounded waits. Nothing but the
+  /// destructor may follow.
   void stop();
 
  private:
   LocalCluster() = default;
+  /// Ends everything, with bounded waits; whether the coordinator ended in order.
+  bool end_all();
+  /// After an end in order, in a folder that nobody named: the next one begins with its flags.
+  void forget_unless_named();
   Result<void> launch(const LocalClusterOptions& options, Progress& progress);
   Result<void> launch_coordinator(const LocalClusterOptions& options);
   Result<void> launch_routers(const LocalClusterOptions& options, const RunFile& info);
   Result<void> launch_world(const LocalClusterOptions& options, const RunFile& info);
-  /// A world whose routers are all dead has nobody to serve: started again as a whole. A world
-  /// cannot take in a single process.
-  Result<void> supervise_world(std::vector<std::string>& events);
+  /// A world cannot take in a single process: started again as a whole when its routers are all
+  /// dead, or when its workers that are left cannot hold all experts.
+  Result<void> supervise_world(Clock::time_point now, std::vector<std::string>& events);
+  /// Whether experts have been missing for a while, with workers gone and nothing under way.
+  bool world_lacks_workers(Clock::time_point now);
+  /// What was known of the processes of a world that has ended.
+  void forget_world();
   /// The routers that the coordinator knows, by id; false when it does not answer.
   bool find_routers();
+  /// Writes down which of others_ run now, if that has changed.
+  Result<void> note_others();
   /// An error if a process has ended; used while the cluster starts.
   Result<void> check_alive();
 
@@ -100,11 +112,19 @@ class LocalCluster {
   std::vector<Supervised> coordinator_;  // one, or none before it was started
   std::vector<Supervised> others_;       // routers, or the mpirun of a world
   bool world_ = false;                   // --fabric mpi
+  std::uint32_t num_workers_ = 0;        // of a world
+  bool restart_workers_ = true;
+  Clock::time_point look_at_world_at_;
+  std::optional<Clock::time_point> lacking_since_;  // experts are missing
+  bool world_was_whole_ = false;                    // since it was started
   std::vector<pid_t> router_pids_;
   std::vector<std::string> api_urls_;
   std::string admin_url_;
   std::filesystem::path run_dir_;
-  bool began_anew_ = false;  // no cluster had left its state in the run dir
+  Fd run_dir_lock_;
+  bool named_ = false;             // the run dir, by --run-dir
+  bool began_anew_ = false;        // no cluster had left its state in the run dir
+  std::vector<OwnProcess> noted_;  // what note_others() wrote last
 };
 
 /// How long workers and routers go on without a coordinator, as a flag's value.

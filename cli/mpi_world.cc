@@ -89,7 +89,8 @@ Result<void> LocalCluster::launch_world(const LocalClusterOptions& options, cons
   spec.log = run_dir_ / "mpirun.log";
   spec.lifetime = options.detach ? Lifetime::kDetached : Lifetime::kWithUs;
   others_.emplace_back(std::move(spec));
-  return others_.back().start();
+  MOIETY_TRY(others_.back().start());
+  return note_others();
 }
 
 }  // namespace moiety::cli

@@ -1,15 +1,20 @@
 #include "cli/run_dir.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
-#include "common/file.h"
+#include "cli/command.h"
+#include "common/ids.h"
 
 namespace moiety::cli {
 namespace json = boost::json;
@@ -42,6 +47,9 @@ bool is_coordinator(pid_t pid) {
   if (unreadable) return unreadable == std::errc::permission_denied;  // else it ended, unreaped
   return program.filename().string().starts_with("moiety-coordinator");
 }
+
+constexpr std::chrono::seconds kTakeTimeout{60};
+constexpr std::chrono::milliseconds kTakeAgain{20};
 
 }  // namespace
 
@@ -82,7 +90,10 @@ std::optional<RunFile> read_run_file(const std::filesystem::path& run_dir) {
   return file;
 }
 
-Result<void> check_run_dir_is_free(const std::filesystem::path& run_dir) {
+namespace {
+
+/// kFailedPrecondition if a coordinator runs in this folder.
+Result<void> check_no_coordinator(const std::filesystem::path& run_dir) {
   const auto file = read_run_file(run_dir);
   if (!file || !is_coordinator(file->pid)) return {};
   return fail(ErrorCode::kFailedPrecondition,
@@ -93,20 +104,46 @@ Result<void> check_run_dir_is_free(const std::filesystem::path& run_dir) {
                   "own");
 }
 
+}  // namespace
+
+Result<Fd> take_run_dir(const std::filesystem::path& run_dir) {
+  const std::filesystem::path path = run_dir / "up.lock";
+  Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock) return fail(ErrorCode::kIo, path.string() + ": cannot open: " + std::strerror(errno));
+  const Deadline deadline = Clock::now() + kTakeTimeout;
+  while (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR)
+      return fail(ErrorCode::kIo, path.string() + ": cannot lock: " + std::strerror(errno));
+    MOIETY_TRY(check_no_coordinator(run_dir));  // else it starts, ends, or starts one again
+    if (interrupted()) return interrupted_error();
+    if (Clock::now() > deadline) {
+      return fail(ErrorCode::kFailedPrecondition,
+                  run_dir.string() +
+                      ": another `moiety up` is starting or ending a cluster here; wait for it, or "
+                      "give another --admin-port, --port and --run-dir");
+    }
+    std::this_thread::sleep_for(kTakeAgain);
+  }
+  MOIETY_TRY(check_no_coordinator(run_dir));  // one whose `up` was killed
+  return lock;
+}
+
 bool has_state(const std::filesystem::path& run_dir) {
   std::error_code unreadable;
   return std::filesystem::exists(run_dir / "state.sqlite", unreadable) || unreadable;
 }
 
-bool ended_in_order(const std::filesystem::path& run_dir) {
-  // A coordinator takes its coordinator.json away then.
-  std::error_code unreadable;
-  return !std::filesystem::exists(run_dir / "coordinator.json", unreadable) && !unreadable;
-}
-
 Result<void> forget_cluster(const std::filesystem::path& run_dir) {
+  const std::filesystem::path path = run_dir / "state.sqlite.lock";
+  const Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock) return fail(ErrorCode::kIo, path.string() + ": cannot open: " + std::strerror(errno));
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    return fail(ErrorCode::kFailedPrecondition,
+                run_dir.string() + ": a coordinator uses the state here; nothing was deleted");
+  }
   std::error_code ec;
-  for (const char* name : {"state.sqlite", "state.sqlite-wal", "state.sqlite-shm"}) {
+  for (const char* name :
+       {"state.sqlite", "state.sqlite-wal", "state.sqlite-shm", "state.sqlite-journal"}) {
     std::filesystem::remove(run_dir / name, ec);
     if (ec) {
       return fail(ErrorCode::kIo, (run_dir / name).string() + ": cannot remove: " + ec.message());

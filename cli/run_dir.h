@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "common/file.h"
 #include "common/result.h"
 
 namespace moiety::cli {
@@ -34,18 +35,18 @@ struct RunFile {
 /// nullopt while there is none, or no valid one.
 std::optional<RunFile> read_run_file(const std::filesystem::path& run_dir);
 
-/// kFailedPrecondition if a coordinator runs in this folder: its logs and its coordinator.json are
-/// not ours.
-Result<void> check_run_dir_is_free(const std::filesystem::path& run_dir);
+/// Makes the folder this process's own until the descriptor is closed or the process ends, however
+/// that happens (up.lock is locked). Waits for another `up` that is starting or ending there.
+/// kFailedPrecondition: a cluster runs there; its logs, state and coordinator.json are not ours.
+/// kCancelled: Ctrl-C.
+Result<Fd> take_run_dir(const std::filesystem::path& run_dir);
 
 /// Whether a cluster left its state in this folder.
 bool has_state(const std::filesystem::path& run_dir);
 
-/// Whether no cluster was killed in this folder: there was none, or it ended in order.
-bool ended_in_order(const std::filesystem::path& run_dir);
-
 /// Removes the state of a former cluster in this folder, so that the next one begins with what its
-/// flags say instead of going on with it. Call after check_run_dir_is_free.
+/// flags say instead of going on with it. Only for who took the folder. kFailedPrecondition: a
+/// coordinator uses the state, and nothing was removed.
 Result<void> forget_cluster(const std::filesystem::path& run_dir);
 
 /// A new folder below the temporary folder, for this user only; removed with its content.

@@ -224,6 +224,16 @@ class RestartTest(unittest.TestCase):
             wait_until(lambda: not any(runs(pid) for pid in pids if pid > 1), "everything has ended")
             cluster.command = lambda *words, **flags: {"workers": []}  # there is nothing left to end
 
+    def test_an_mpi_world_comes_back_when_its_workers_cannot_take_the_lost_experts(self):
+        with Cluster(BIN, "--fabric", "mpi", "--workers", "1", "--worker-threads", "1") as cluster:
+            before = cluster.admin_status()["workers"][0]["pid"]
+            os.kill(before, signal.SIGKILL)
+            wait_until(lambda: cluster.admin_status()["experts_missing"] > 0, "the loss is seen")
+            wait_until(lambda: [w["pid"] for w in cluster.admin_status()["workers"] if w["state"] == "serving"] not in ([], [before]),
+                       "a new world serves")
+            self.assertEqual(wait_until(lambda: cluster.complete(NAME, "x", 2), "it answers")[0], 200)
+            self.assertIn("cannot take all of their experts; starting it again", (cluster.run_dir / "up.log").read_text())
+
     def test_drain_and_undo(self):
         with Cluster(BIN, "--workers", "3", "--capacity", "63", "--placement", "round_robin", "--worker-threads", "1") as cluster:
             streams = start_streams(cluster.apis, 4, tokens=300)

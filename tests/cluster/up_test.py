@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """`moiety up`: what it refuses, and that nothing of it stays behind. usage: up_test.py BIN_DIR"""
+import fcntl
 import json
 import os
 import pty
@@ -110,6 +111,10 @@ class UpTest(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.dir = Path(folder.name)
 
+    def free_port(self):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            return str(free.getsockname()[1])
+
     def fails(self, *words, **environment):
         """The one line that a failing `moiety up` writes."""
         done = subprocess.run([BIN / "moiety", *UP, *words], text=True, capture_output=True, timeout=120,
@@ -160,8 +165,7 @@ class UpTest(unittest.TestCase):
             self.assertEqual(fresh.said(), "")
 
     def test_without_a_named_folder_only_a_killed_cluster_goes_on(self):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = str(free.getsockname()[1])
+        port = self.free_port()
         with WithoutRunDir(self.dir, port) as first:
             subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", first.admin], check=True, timeout=60,
                            stdout=subprocess.DEVNULL)
@@ -172,6 +176,92 @@ class UpTest(unittest.TestCase):
         with WithoutRunDir(self.dir, port) as anew:
             self.assertEqual(anew.deployments(), [NAME])
             anew.down()
+
+    def up_detached(self, *flags):
+        """What `moiety up -d` says; all of it is ended with the test."""
+        done = subprocess.run([BIN / "moiety", *UP, "-d", "--run-dir", str(self.dir), *flags], text=True,
+                              capture_output=True, timeout=120)
+        if done.returncode == 0:
+            started = json.loads(done.stdout)
+            self.addCleanup(self.end, [started["supervisor_pid"], started["coordinator_pid"], *started["router_pids"]] +
+                            [w["pid"] for w in call("GET", started["admin"] + "/v1/status")[1]["workers"]])
+        return done
+
+    def end(self, pids):
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def test_a_killed_detached_cluster_goes_on_at_its_ports(self):
+        ports = ["--port", self.free_port(), "--admin-port", self.free_port()]
+        first = json.loads(self.up_detached(*ports).stdout)
+        subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", first["admin"]], check=True, timeout=60,
+                       stdout=subprocess.DEVNULL)
+        for pid in (first["supervisor_pid"], first["coordinator_pid"]):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not runs(first["coordinator_pid"]), "the coordinator has ended")
+        self.assertTrue(runs(first["router_pid"]))  # and has the port
+        again = self.up_detached(*ports)
+        self.assertEqual(again.returncode, 0, again.stderr)
+        self.assertIn(f"ended the router (pid {first['router_pid']})", again.stderr)
+        self.assertFalse(runs(first["router_pid"]))
+        again = json.loads(again.stdout)
+        self.assertEqual(again["api"], first["api"])
+        self.assertEqual(call("POST", again["api"] + "/v1/completions", {"model": f"{NAME}:a", "prompt": "x", "max_tokens": 2})[0], 200)
+        subprocess.run([BIN / "moiety", "down", "--admin", again["admin"]], check=True, timeout=60, stdout=subprocess.DEVNULL)
+        wait_until(lambda: not runs(again["supervisor_pid"]) and not runs(again["router_pid"]), "everything has ended")
+
+    def test_of_two_at_once_one_goes_away_and_leaves_the_other_its_state(self):
+        flags = [*UP, *FREE_PORTS, "-d", "--fresh", "--run-dir", str(self.dir)]
+        both = [subprocess.Popen([BIN / "moiety", *flags], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+        said = [each.communicate(timeout=120) for each in both]
+        started = [json.loads(out) for out, _ in said if out]
+        for each in started:
+            self.addCleanup(self.end, [each["supervisor_pid"], each["coordinator_pid"], *each["router_pids"]] +
+                            [w["pid"] for w in call("GET", each["admin"] + "/v1/status")[1]["workers"]])
+        self.assertEqual(sorted(each.returncode for each in both), [0, 1], said)
+        self.assertIn("a cluster runs here", "".join(error for _, error in said))
+        files = [os.readlink(f) for f in Path(f"/proc/{started[0]['coordinator_pid']}/fd").iterdir()]
+        self.assertFalse([f for f in files if f.endswith("(deleted)")])
+        subprocess.run([BIN / "moiety", "down", "--admin", started[0]["admin"]], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+    def test_a_state_that_a_coordinator_uses_is_not_deleted(self):
+        # As while a coordinator starts: it has its state and has not said yet where it is.
+        for run, flags in ((self.dir / "named", ["--fresh", "--run-dir", str(self.dir / "named")]),
+                           (self.dir / f"moiety-{os.getuid()}-18002", ["--admin-port", "18002"])):
+            run.mkdir(mode=0o700)
+            (run / "state.sqlite").touch()
+            with open(run / "state.sqlite.lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self.assertIn("a coordinator uses" if "--fresh" in flags else "another coordinator uses",
+                              self.fails("--port", "0", *flags, TMPDIR=str(self.dir)))
+                self.assertTrue((run / "state.sqlite").exists())
+
+    def test_a_start_that_fails_keeps_the_state_of_a_killed_cluster(self):
+        port = self.free_port()
+        with WithoutRunDir(self.dir, port) as first:
+            subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", first.admin], check=True, timeout=60,
+                           stdout=subprocess.DEVNULL)
+            first.kill_all()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            for _ in range(2):
+                done = subprocess.run([BIN / "moiety", *UP, "--admin-port", port, "--port", str(taken.getsockname()[1])], text=True,
+                                      capture_output=True, timeout=120, env=dict(os.environ, TMPDIR=str(self.dir)))
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn("cannot listen on", done.stderr)
+        with WithoutRunDir(self.dir, port) as again:
+            self.assertEqual(again.deployments(), [NAME, f"{NAME}:a"])
+            again.down()
+
+    def test_an_ipv6_address(self):
+        if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
+            self.skipTest("this machine has no IPv6")
+        with Foreground(self.dir, "--host", "::1") as up:
+            self.assertRegex(up.api, r"^http://\[::1\]:\d+$")
+            self.assertEqual(call("POST", up.api + "/v1/completions", {"model": NAME, "prompt": "x", "max_tokens": 2})[0], 200)
+            up.down()
 
     def test_a_change_that_nobody_confirms_is_named(self):
         asked = []

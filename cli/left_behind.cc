@@ -1,0 +1,99 @@
+#include "cli/left_behind.h"
+
+#include <poll.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <chrono>
+#include <utility>
+
+#include "common/file.h"
+#include "common/ids.h"
+#include "common/process_start.h"
+
+// glibc 2.36 declares these without extern "C".
+extern "C" {
+#include <sys/pidfd.h>
+}
+
+namespace moiety::cli {
+namespace json = boost::json;
+namespace {
+
+constexpr std::chrono::seconds kGrace{15};
+constexpr std::chrono::seconds kKilledGrace{5};
+
+std::filesystem::path file_of(const std::filesystem::path& run_dir) {
+  return run_dir / "processes.json";
+}
+
+struct Running {
+  OwnProcess process;
+  Fd handle;  // a pidfd: a signal never reaches another process that got the number
+};
+
+/// Those of the file that still run. A file that cannot be read names nobody.
+std::vector<Running> still_running(const std::filesystem::path& run_dir) {
+  std::vector<Running> running;
+  const auto text = read_file(file_of(run_dir), 1 << 20);
+  if (!text) return running;
+  try {
+    const json::value all = json::parse(*text);
+    if (std::string_view(all.at("boot_id").as_string()) != boot_id()) return running;
+    for (const json::value& each : all.at("processes").as_array()) {
+      const auto pid = each.at("pid").to_number<pid_t>();
+      if (pid <= 1) continue;
+      Fd handle(::pidfd_open(pid, 0));
+      // In this order: what the descriptor names cannot change any more.
+      if (!handle || process_start_time(pid) != each.at("start_time").to_number<std::uint64_t>())
+        continue;
+      running.push_back({{std::string(each.at("name").as_string()), pid}, std::move(handle)});
+    }
+  } catch (const std::exception&) {  // cut short by a loss of power, or not ours
+  }
+  return running;
+}
+
+void signal_all(const std::vector<Running>& running, int number) {
+  for (const Running& each : running) ::pidfd_send_signal(each.handle.get(), number, nullptr, 0);
+}
+
+/// Whether all have ended within the grace.
+bool wait_for_all(const std::vector<Running>& running, std::chrono::milliseconds grace) {
+  const Deadline deadline = Clock::now() + grace;
+  return std::all_of(running.begin(), running.end(), [&](const Running& each) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    pollfd gone{each.handle.get(), POLLIN, 0};
+    return ::poll(&gone, 1, static_cast<int>(std::max<std::int64_t>(left.count(), 0))) == 1;
+  });
+}
+
+}  // namespace
+
+Result<void> write_own_processes(const std::filesystem::path& run_dir,
+                                 const std::vector<OwnProcess>& processes) {
+  json::array all;
+  for (const OwnProcess& each : processes) {
+    const auto start_time = process_start_time(each.pid);
+    if (!start_time) continue;  // it has ended
+    all.push_back({{"name", each.name}, {"pid", each.pid}, {"start_time", *start_time}});
+  }
+  return write_file(
+      file_of(run_dir),
+      json::serialize(json::object{{"boot_id", boot_id()}, {"processes", std::move(all)}}) + "\n");
+}
+
+std::vector<OwnProcess> end_left_behind(const std::filesystem::path& run_dir) {
+  const std::vector<Running> running = still_running(run_dir);
+  signal_all(running, SIGTERM);
+  if (!wait_for_all(running, kGrace)) {
+    signal_all(running, SIGKILL);
+    (void)wait_for_all(running, kKilledGrace);
+  }
+  std::vector<OwnProcess> ended;
+  for (const Running& each : running) ended.push_back(each.process);
+  return ended;
+}
+
+}  // namespace moiety::cli
