@@ -40,6 +40,7 @@ void ModelFlags::add_to(CLI::App& command) {
   add_dtype_flags(command, dtype, expert_dtype);
   command.add_option("--kernels", kernels, kernel_names())->capture_default_str();
   command.add_option("--threads", threads, "Compute threads; 0 = one per core")
+      ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command.add_flag("--json", json, "Print JSON");
 }

@@ -277,10 +277,12 @@ void add_up(CLI::App& app, Chosen& chosen) {
   command
       ->add_option("--router-threads", cluster.router_threads,
                    "Compute threads of each router; 0 = the cores shared among the routers")
+      ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command
       ->add_option("--worker-threads", cluster.worker_threads,
                    "Compute threads of each worker; 0 = cores / workers, at least one")
+      ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command
       ->add_option("--reply-timeout-ms", cluster.reply_timeout_ms,

@@ -3,6 +3,9 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 
 #include "common/check.h"
 
@@ -13,6 +16,15 @@ void pause_cpu() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
+}
+
+void end_threads(std::vector<std::thread>& threads,
+                 std::atomic<bool>& stop,
+                 std::atomic<std::uint32_t>& generation) {
+  stop = true;
+  generation.fetch_add(1);
+  generation.notify_all();
+  for (std::thread& thread : threads) thread.join();
 }
 
 }  // namespace
@@ -30,17 +42,18 @@ std::size_t share_of_cores(std::size_t processes) {
 
 ThreadPool::ThreadPool(std::size_t num_threads, Spin spin) : spins_(static_cast<int>(spin)) {
   if (num_threads == 0) num_threads = available_cores();
-  for (std::size_t i = 1; i < num_threads; ++i) {
-    threads_.emplace_back([this, i] { work(i); });
+  try {
+    for (std::size_t i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { work(i); });
+  } catch (const std::system_error&) {
+    const std::size_t started = this->num_threads();
+    end_threads(threads_, stop_, generation_);
+    throw std::runtime_error("no more than " + std::to_string(started) + " of " +
+                             std::to_string(num_threads) +
+                             " compute threads can be started here: use fewer (--threads)");
   }
 }
 
-ThreadPool::~ThreadPool() {
-  stop_ = true;
-  generation_.fetch_add(1);
-  generation_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
-}
+ThreadPool::~ThreadPool() { end_threads(threads_, stop_, generation_); }
 
 void ThreadPool::drain(std::size_t thread) {
   for (;;) {

@@ -19,7 +19,7 @@ class ThreadPool {
   /// other processes wait for the core.
   enum class Spin : int { kLayer = 2000, kBrief = 300 };
 
-  /// `num_threads` includes the calling thread; 0 means one per available core.
+  /// With the calling thread; 0: one per available core. Throws runtime_error if they cannot start.
   explicit ThreadPool(std::size_t num_threads, Spin spin = Spin::kLayer);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

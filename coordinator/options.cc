@@ -156,7 +156,7 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
       ->capture_default_str();
   app.add_option("--threads-per-worker", options.threads_per_worker,
                  "Compute threads of a worker; cores / workers, at least 1, unless given")
-      ->check(CLI::Range(1, 4096));
+      ->check(CLI::Range(1, 1024));
   app.add_flag("!--no-restart-workers", options.restart_workers,
                "Leave a lost worker away until the next deploy or undeploy");
   app.add_option("--worker-binary", options.worker_binary,

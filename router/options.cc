@@ -15,6 +15,7 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
   app.add_option("--port", options.port, "Port of the HTTP endpoint; 0 = a free one")
       ->capture_default_str();
   app.add_option("--threads", options.threads, "Compute threads; 0 = one per core")
+      ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_option_function<std::string>(
          "--dtype",

@@ -38,6 +38,7 @@ int main(int argc, char** argv) {
   app.add_option("--http-port", options.http_port, "Port of /metrics and /health; 0 = a free one")
       ->capture_default_str();
   app.add_option("--threads", options.threads, "Compute threads; 0 = one per core")
+      ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--dtype", dtype, "Weights as bf16 or f32")
       ->check(CLI::IsMember({"bf16", "f32"}))

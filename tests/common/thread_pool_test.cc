@@ -1,8 +1,13 @@
 #include "common/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include <fstream>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace moiety {
@@ -60,6 +65,28 @@ TEST(ThreadPool, ZeroMeansTheCoresOfThisProcess) {
   EXPECT_GE(available_cores(), 1u);
   EXPECT_EQ(ThreadPool(0).num_threads(), available_cores());
 }
+
+// Sanitizers need more address space than this leaves.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST(ThreadPool, ThreadsThatCannotAllStartAreEndedAndSaid) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_AS, &before), 0);
+  std::size_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  // Room for some of the stacks.
+  rlimit some = before;
+  some.rlim_cur = pages * static_cast<rlim_t>(::sysconf(_SC_PAGESIZE)) + (256u << 20);
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &some), 0);
+  std::string message;
+  try {
+    ThreadPool pool(1024);
+  } catch (const std::runtime_error& error) {
+    message = error.what();
+  }
+  ::setrlimit(RLIMIT_AS, &before);
+  EXPECT_NE(message.find("of 1024 compute threads can be started"), std::string::npos) << message;
+}
+#endif
 
 }  // namespace
 }  // namespace moiety
