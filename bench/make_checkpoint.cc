@@ -159,7 +159,13 @@ Result<void> write_shard(const MakeCheckpoint& options,
 
 Result<void> check_target(const std::filesystem::path& folder, std::uint64_t needed) {
   std::error_code ec;
-  if (std::filesystem::exists(folder, ec) && !std::filesystem::is_empty(folder, ec)) {
+  const auto status = std::filesystem::symlink_status(folder, ec);
+  const bool exists = std::filesystem::exists(status);
+  if (exists && !std::filesystem::is_directory(status)) {
+    return fail(ErrorCode::kFailedPrecondition,
+                folder.string() + " exists and is not a folder: nothing is overwritten");
+  }
+  if (exists && !std::filesystem::is_empty(folder, ec)) {
     return fail(ErrorCode::kFailedPrecondition,
                 folder.string() +
                     " exists and is not empty: nothing is overwritten; name another "

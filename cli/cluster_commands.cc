@@ -46,6 +46,7 @@ Result<void> watch_status(const AdminFlags& flags, double interval_s) {
       if (terminal) std::cout << "\033[H\033[J";
       std::cout << (status ? format_status(*status) : status.error().message + "\n") << std::endl;
     }
+    MOIETY_TRY(check_output());
     const Deadline next =
         Clock::now() + std::chrono::milliseconds(static_cast<std::int64_t>(1000 * interval_s));
     while (!interrupted() && Clock::now() < next)

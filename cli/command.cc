@@ -4,8 +4,10 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 
 #include "cli/interrupt.h"
@@ -46,6 +48,14 @@ Error interrupted_error() { return fail(ErrorCode::kCancelled, "interrupted"); }
 
 void print_json(const boost::json::value& value) {
   std::cout << boost::json::serialize(value) << std::endl;
+}
+
+Result<void> check_output() {
+  std::cout.flush();
+  const std::string why = std::fflush(stdout) == 0 ? "" : std::string(": ") + std::strerror(errno);
+  if (why.empty() && std::ferror(stdout) == 0 && std::cout) return {};
+  return fail(ErrorCode::kIo,
+              "standard output cannot be written" + why + "; what was printed is not complete");
 }
 
 std::string human_bytes(double bytes) {

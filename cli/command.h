@@ -29,6 +29,9 @@ void add_bench(CLI::App& app, Chosen& chosen);
 /// Prints to stdout, with a newline.
 void print_json(const boost::json::value& value);
 
+/// kIo once something that was printed to stdout could not be written, e.g. to a full disk.
+Result<void> check_output();
+
 /// "1.5 GiB"
 std::string human_bytes(double bytes);
 

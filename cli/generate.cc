@@ -93,8 +93,9 @@ Result<void> run_one(Generation& generation,
     text += piece;
     if (flags.model.json) return;
     std::fwrite(piece.data(), 1, piece.size(), stdout);
-    std::fflush(stdout);
+    if (!check_output()) generation.cancel();
   });
+  MOIETY_TRY(check_output());
   const Answer& answer = generation.answer(0);
   const Finish& finish = *answer.finish;
   if (finish.reason == FinishReason::kError) return finish.error;
@@ -124,19 +125,23 @@ Result<void> run_batch(Generation& generation, const Tokenizer* tokenizer) {
   const Clock::time_point began = Clock::now();
   for (std::size_t i = 0; i < count; ++i) generation.submit(i);
   std::size_t failed = 0;
+  Result<void> written;
   std::int64_t prompt_tokens = 0, completion_tokens = 0;
   for (std::size_t i = 0; i < count; ++i) {
     std::string text;
     generation.follow(i, [&](const std::string& piece) { text += piece; });
     const Answer& answer = generation.answer(i);
-    if (interrupted()) continue;
+    if (interrupted() || !written) continue;
     if (answer.finish->reason == FinishReason::kError) ++failed;
     prompt_tokens += answer.finish->prompt_tokens;
     completion_tokens += answer.finish->completion_tokens;
     json::object object{{"index", i}};
     for (auto& [key, value] : answer_json(answer, tokenizer, text)) object[key] = value;
     print_json(object);
+    written = check_output();
+    if (!written) generation.cancel();
   }
+  MOIETY_TRY(written);
   if (interrupted()) return interrupted_error();
   const double seconds = std::chrono::duration<double>(Clock::now() - began).count();
   std::fprintf(stderr, "%zu answers, %lld + %lld tokens in %.2f s, %.1f tokens/s\n", count - failed,

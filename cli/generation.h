@@ -40,6 +40,9 @@ class Generation {
   /// Hands over what is new of job `index` until it has ended. Ctrl-C cancels all jobs.
   void follow(std::size_t index, const std::function<void(const std::string& text)>& on_text);
 
+  /// Ends all jobs soon; they are still followed to their ends.
+  void cancel();
+
   std::size_t size() const { return answers_.size(); }
   /// Of a job that was followed to its end.
   const Answer& answer(std::size_t index) const { return answers_[index]; }
@@ -47,7 +50,6 @@ class Generation {
  private:
   TokenAction on_token(Answer& answer, const SampledToken& token);
   void on_finish(Answer& answer, const Finish& finish);
-  void cancel();
 
   Engine& engine_;
   std::mutex mutex_;

@@ -5,6 +5,18 @@
 #include "common/guard.h"
 #include "common/log.h"
 
+namespace {
+
+/// The exit status. Output that could not be written is an error like any other.
+int end(moiety::Result<void> outcome) {
+  if (outcome) outcome = moiety::cli::check_output();
+  if (outcome) return 0;
+  std::fprintf(stderr, "moiety: %s\n", outcome.error().message.c_str());
+  return outcome.error().code == moiety::ErrorCode::kCancelled ? 130 : 1;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using namespace moiety;
   init_logging("moiety", LogLevel::kWarning);
@@ -29,14 +41,11 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 1;
+    return app.exit(error) == 0 ? end({}) : 1;
   }
   if (!chosen.run) {
     std::fprintf(stderr, "moiety: no command given (`moiety --help` lists them)\n");
     return 1;
   }
-  const Result<void> outcome = guarded(chosen.run);
-  if (outcome) return 0;
-  std::fprintf(stderr, "moiety: %s\n", outcome.error().message.c_str());
-  return outcome.error().code == ErrorCode::kCancelled ? 130 : 1;
+  return end(guarded(chosen.run));
 }

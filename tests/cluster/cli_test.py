@@ -287,6 +287,10 @@ class CliTest(unittest.TestCase):
         self.fails("bench", "make-checkpoint", "--shape", "tiny", "-o", "/proc/never", says="/proc/never")
         self.fails("bench", "make-checkpoint", says=["--shape", "--output"])
         self.assertFalse((self.dir / "never").exists())
+        empty = self.dir / "made/empty"
+        empty.touch()
+        self.fails("bench", "make-checkpoint", "--shape", "tiny", "-o", empty, says=[str(empty), "not a folder"])
+        self.assertTrue(empty.is_file())
 
     def test_bench_engine(self):
         kept = self.dir / "kept"
@@ -504,7 +508,7 @@ class CliTest(unittest.TestCase):
         self.fails("generate", "-m", MODEL, "-p", "x", "--ids", "1", says="--ids")
         self.fails("generate", "-p", "x", says="--model")
         self.fails("generate", "-m", MODEL, "-p", "x", "--bananas", says="--bananas")
-        for flag, value in (("--dtype", "f16"), ("--max-tokens", "0"), ("--max-tokens", "x"), ("--temperature", "3"),
+        for flag, value in (("--threads", "-1"), ("--threads", "100000"), ("--dtype", "f16"), ("--max-tokens", "0"), ("--max-tokens", "x"), ("--temperature", "3"),
                             ("--top-p", "1.1"), ("--seed", "x")):
             self.fails("generate", "-m", MODEL, "-p", "x", flag, value, says=flag)
         self.fails("select", "--profile", self.profile, "--domains", "code", "--keep", "many", "-o", "x", says="--keep")
@@ -514,6 +518,16 @@ class CliTest(unittest.TestCase):
             self.fails("profile", "-m", MODEL, "--domain", value, "-o", self.dir / "p", says=["--domain", value, "NAME=FILE"])
         twice = f"code={self.dir}/code.jsonl"
         self.fails("profile", "-m", MODEL, "--domain", twice, "--domain", twice, "-o", self.dir / "p", says=["--domain", "twice"])
+
+    def test_output_that_cannot_be_written(self):
+        batch = "".join(json.dumps({"prompt": text, "max_tokens": 200, "ignore_eos": True}) + "\n" for text in "abcd")
+        for words, given in ((("generate", "-m", MODEL, "-p", "x", "--max-tokens", "2"), None), (("inspect", MODEL, "--json"), None),
+                             (("inspect", MODEL), None), (("--help",), None), (("generate", "-m", MODEL, "--batch", "-"), batch)):
+            with open("/dev/full", "w") as full:
+                done = subprocess.run([BIN / "moiety", *words], text=True, stdout=full, stderr=subprocess.PIPE, input=given or "",
+                                      timeout=120)
+            self.assertEqual(done.returncode, 1, words)
+            self.assertRegex(done.stderr, r"\Amoiety: standard output cannot be written.*\n\Z", words)
 
     def test_wrong_models(self):
         text, ids = self.dir / "code.jsonl", self.dir / "ids.safetensors"
