@@ -33,6 +33,8 @@ using tcp = asio::ip::tcp;
 using HttpError = beast::http::error;
 
 constexpr std::size_t kMaxHeaderBytes = 16u << 10;
+/// Bytes of a body that must come in a second, on average after the first idle_timeout.
+constexpr std::size_t kLeastBodyRate = 1u << 10;
 /// Bytes of later requests that are read while an answer is pending. Beyond that we stop reading,
 /// and see a client that goes away only when we write.
 constexpr std::size_t kMaxPipelinedBytes = 64u << 10;
@@ -199,6 +201,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void close();
   void set_deadline(Deadline deadline);
   void expect_progress() { set_deadline(Clock::now() + core_->options.idle_timeout); }
+  /// The same for a body, which must also come at the least rate.
+  void expect_body();
   void on_deadline();
 
   std::shared_ptr<Core> core_;
@@ -210,7 +214,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Phase phase_ = Phase::kReading;
   std::optional<RequestParser> parser_;
   bool continue_sent_ = false;
-  std::string in_;  ///< received, not parsed
+  Clock::time_point body_began_{};  ///< when the header was complete
+  std::string in_;                  ///< received, not parsed
   std::array<char, 8192> read_buffer_;
   bool reading_ = false;
   bool eof_ = false;  ///< the client sends no more
@@ -403,7 +408,17 @@ void Connection::parse() {
     }
   }
   // A header must be complete within one idle_timeout; a body must go on arriving.
-  if (!was_started || had_header || parser_->header_done) expect_progress();
+  if (parser_->header_done) {
+    if (!had_header) body_began_ = Clock::now();
+    expect_body();
+  } else if (!was_started) {
+    expect_progress();
+  }
+}
+
+void Connection::expect_body() {
+  const std::chrono::seconds earned(parser_->request.body.size() / kLeastBodyRate);
+  set_deadline(std::min(Clock::now(), body_began_ + earned) + core_->options.idle_timeout);
 }
 
 std::shared_ptr<Answer> Connection::begin_answer(bool keep_alive) {

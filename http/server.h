@@ -55,7 +55,7 @@ struct ServerOptions {
   std::uint16_t port = 0;                  ///< 0 picks a free one
   std::size_t max_body_bytes = 16u << 20;  ///< beyond: 413
   std::size_t max_connections = 4096;      ///< beyond: 503 and close
-  std::chrono::seconds idle_timeout{60};   ///< keep-alive connections and slow senders
+  std::chrono::seconds idle_timeout{60};   ///< keep-alive connections and slow senders (README.md)
   /// The body of an error that the server itself makes (400, 413, 500, 503): status and sentence
   /// in, JSON out.
   std::function<std::string(int status, std::string_view message)> error_body;

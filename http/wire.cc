@@ -87,6 +87,33 @@ std::string format_chunk(std::string_view piece) {
   return fmt::format("{:x}\r\n{}\r\n", piece.size(), piece);
 }
 
+std::optional<std::string> decode_escapes(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '%') {
+      out += text[i];
+      continue;
+    }
+    const int high = i + 2 < text.size() ? hex_digit(text[i + 1]) : -1;
+    const int low = i + 2 < text.size() ? hex_digit(text[i + 2]) : -1;
+    if (high < 0 || low < 0 || (high == 0 && low == 0)) return std::nullopt;
+    out += static_cast<char>(high * 16 + low);
+    i += 2;
+  }
+  return out;
+}
+
+std::string encode_segment(std::string_view name) {
+  std::string out;
+  for (const char c : name) {
+    const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                       std::string_view("-._~:").find(c) != std::string_view::npos;
+    out += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
+  }
+  return out;
+}
+
 Result<Target> parse_target(std::string_view target) {
   if (target == "*") return Target{"*", ""};
   for (std::string_view scheme : {"http://", "https://"}) {
@@ -104,21 +131,12 @@ Result<Target> parse_target(std::string_view target) {
   if (!raw.empty() && raw[0] != '/') {
     return fail(ErrorCode::kInvalidArgument, "the request target must begin with '/'");
   }
-  out.path.reserve(raw.size());
-  for (std::size_t i = 0; i < raw.size(); ++i) {
-    if (raw[i] != '%') {
-      out.path += raw[i];
-      continue;
-    }
-    const int high = i + 2 < raw.size() ? hex_digit(raw[i + 1]) : -1;
-    const int low = i + 2 < raw.size() ? hex_digit(raw[i + 2]) : -1;
-    if (high < 0 || low < 0 || (high == 0 && low == 0)) {
-      return fail(ErrorCode::kInvalidArgument,
-                  "the request target has a bad percent escape; write '%' as %25");
-    }
-    out.path += static_cast<char>(high * 16 + low);
-    i += 2;
+  std::optional<std::string> path = decode_escapes(raw);
+  if (!path) {
+    return fail(ErrorCode::kInvalidArgument,
+                "the request target has a bad percent escape; write '%' as %25");
   }
+  out.path = std::move(*path);
   if (out.path.empty()) out.path.push_back('/');
   return out;
 }

@@ -33,6 +33,11 @@ std::string format_head(const ResponseHead& head);
 std::string format_chunk(std::string_view piece);
 inline constexpr std::string_view kLastChunk = "0\r\n\r\n";
 
+/// `text` with its escapes ("%41") replaced; nullopt where one is bad or a zero byte.
+std::optional<std::string> decode_escapes(std::string_view text);
+/// `name` as one segment of a path: what has a meaning in a URL, or no place there, is escaped.
+std::string encode_segment(std::string_view name);
+
 /// A request target split into the decoded path and the raw query.
 struct Target {
   std::string path;

@@ -18,6 +18,7 @@
 #include "common/file.h"
 #include "common/ids.h"
 #include "http/client.h"
+#include "http/wire.h"
 
 namespace moiety::http {
 namespace {
@@ -68,6 +69,11 @@ class RawClient {
   }
   /// Everything until the server closes.
   std::string read_all() { return read_until("\x01 never sent \x01"); }
+  /// Something to read, or the end, comes within `time`.
+  bool readable(std::chrono::milliseconds time) {
+    pollfd poll_fd{fd_.get(), POLLIN, 0};
+    return ::poll(&poll_fd, 1, static_cast<int>(time.count())) > 0;
+  }
   void finish_sending() { ::shutdown(fd_.get(), SHUT_WR); }
   void close() { fd_ = Fd(); }
 
@@ -460,6 +466,17 @@ TEST(HttpServer, ClosesIdleAndTimesOutSlowSenders) {
   EXPECT_THAT(slow.read_all(), StartsWith("HTTP/1.1 408 "));
 }
 
+TEST(HttpServer, ABodyThatComesByteByByteIsCutOff) {
+  ServerOptions options;
+  options.idle_timeout = 1s;
+  const auto server = serve(echo, options);
+  RawClient trickling(server->port());
+  trickling.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n");
+  const auto deadline = Clock::now() + kPatience;
+  while (!trickling.readable(100ms) && Clock::now() < deadline) trickling.send("x");
+  EXPECT_THAT(trickling.read_all(), StartsWith("HTTP/1.1 408 "));
+}
+
 TEST(HttpServer, AnswersAClientThatHasFinishedSending) {
   const auto server = serve(echo);
   RawClient client(server->port());
@@ -567,6 +584,13 @@ TEST(HttpServer, ListensAgainAtOnceOnThePortOfAStoppedServer) {
   }
   const auto again = Server::start(options, echo);
   ASSERT_TRUE(again) << again.error().message;
+}
+
+TEST(HttpWire, ASegmentIsReadAsItWas) {
+  EXPECT_EQ(encode_segment("tiny:python-2.1_x~"), "tiny:python-2.1_x~");
+  EXPECT_EQ(encode_segment("a b/c?d=%&\xff"), "a%20b%2Fc%3Fd%3D%25%26%FF");
+  EXPECT_EQ(decode_escapes(encode_segment("a b/c?d=%&\xff")), "a b/c?d=%&\xff");
+  for (const char* bad : {"%", "a%4", "%4g", "%00"}) EXPECT_EQ(decode_escapes(bad), std::nullopt);
 }
 
 TEST(HttpClient, SaysWhoDoesNotAnswer) {
