@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <charconv>
+#include <functional>
 
 #include "common/deployment_name.h"
 #include "coordinator/durable_json.h"
+#include "http/wire.h"
 
 namespace moiety::coordinator {
 
@@ -63,7 +65,13 @@ struct ChangeFields {
       const std::string_view field = query.substr(0, query.find('&'));
       query.remove_prefix(std::min(query.size(), field.size() + 1));
       const std::string_view name = field.substr(0, field.find('='));
-      const std::string_view value = field.substr(std::min(field.size(), name.size() + 1));
+      const auto decoded =
+          http::decode_escapes(field.substr(std::min(field.size(), name.size() + 1)));
+      if (!decoded) {
+        return fail(ErrorCode::kInvalidArgument,
+                    fmt::format("query: '{}' has a bad percent escape; write '%' as %25", field));
+      }
+      const std::string_view value = *decoded;
       std::uint64_t epoch = 0;
       if (name == "wait" && (value == "true" || value == "false")) {
         wait = value == "true";
@@ -276,6 +284,20 @@ Result<AdminCall> parse_admin_call(std::string_view method,
   return no_such_endpoint(method, path);
 }
 
+std::optional<std::string> may_be_from_a_page(std::string_view host, std::string_view origin) {
+  const std::string_view scheme_end = "://";
+  const std::size_t scheme = origin.find(scheme_end);
+  const bool other_origin = !origin.empty() && (scheme == std::string_view::npos ||
+                                                origin.substr(scheme + scheme_end.size()) != host);
+  if (other_origin) return "a web page of another origin may not change the cluster";
+  const std::string_view name = host.starts_with('[') ? host : host.substr(0, host.find(':'));
+  const bool is_address =
+      name.starts_with('[') || name.find_first_not_of("0123456789.") == std::string_view::npos;
+  if (is_address || http::lower_case(name) == "localhost") return std::nullopt;
+  return "changes are asked for at localhost or an address, not at a name: any web page can give "
+         "itself a name that leads here";
+}
+
 Result<void> check_deployment_name(std::string_view name, std::string_view served_name) {
   MOIETY_TRY(moiety::check_deployment_name(name));
   if (name == served_name) {
@@ -302,6 +324,16 @@ Deployment full_model(const planner::ModelShape& model) {
 
 namespace {
 
+/// Text for a JSON body. Messages quote what callers sent, which need not be UTF-8.
+std::string readable(std::string_view message) {
+  std::string text(message);
+  boost::system::error_code error;
+  (void)json::parse(json::serialize(json::string(text)), error);  // takes UTF-8 only
+  const auto is_ascii = [](char c) { return static_cast<unsigned char>(c) < 0x80; };
+  if (error) std::replace_if(text.begin(), text.end(), std::not_fn(is_ascii), '?');
+  return text;
+}
+
 std::string envelope(std::string_view message,
                      int status,
                      json::value code,
@@ -312,7 +344,7 @@ std::string envelope(std::string_view message,
                      : status < 500  ? "invalid_request_error"
                                      : "server_error";
   json::object body{{"error",
-                     {{"message", json::string_view(message.data(), message.size())},
+                     {{"message", readable(message)},
                       {"type", type},
                       {"param", nullptr},
                       {"code", std::move(code)}}}};

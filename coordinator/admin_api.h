@@ -62,6 +62,10 @@ Result<AdminCall> parse_admin_call(std::string_view method,
                                    std::string_view body,
                                    const AdminContext& context);
 
+/// Where no token is asked for, a browser on this machine could send changes for any web page. Why
+/// one with these headers (empty where they are absent) may come from such a page; nullopt: not.
+std::optional<std::string> may_be_from_a_page(std::string_view host, std::string_view origin);
+
 /// A deployment's own name: 1 to 64 of A-Z a-z 0-9 . _ - and not the served model's.
 Result<void> check_deployment_name(std::string_view name, std::string_view served_name);
 

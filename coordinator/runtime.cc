@@ -60,9 +60,14 @@ auto listen_again(std::uint16_t& port, std::uint16_t before, const Listen& liste
   return listen();
 }
 
+/// Empty where there is none. `name` is in lower case.
+std::string header(const http::Request& request, const std::string& name) {
+  const auto found = request.headers.find(name);
+  return found == request.headers.end() ? std::string() : found->second;
+}
+
 bool shows_token(const http::Request& request, const std::string& token) {
-  const auto header = request.headers.find("authorization");
-  return header != request.headers.end() && secrets_equal(header->second, "Bearer " + token);
+  return secrets_equal(header(request, "authorization"), "Bearer " + token);
 }
 
 }  // namespace
@@ -122,6 +127,10 @@ Result<void> Runtime::listen() {
           401, error_body(401,
                           "the admin API needs the cluster's token: send 'Authorization: "
                           "Bearer TOKEN'; `moiety` takes it from MOIETY_TOKEN")));
+    }
+    if (!options_.admin_token && request.method != "GET" && request.method != "HEAD") {
+      const auto why = may_be_from_a_page(header(request, "host"), header(request, "origin"));
+      if (why) return responder->respond(json_response(403, error_body(403, *why)));
     }
     auto call =
         parse_admin_call(request.method, request.path, request.query, request.body, admin_context_);

@@ -55,6 +55,40 @@ class AdminTest : public testing::Test {
   const AdminContext context{"tiny", test_model()};
 };
 
+TEST_F(AdminTest, ChangesThatAWebPageMayHaveSent) {
+  for (const char* host :
+       {"", "localhost", "LocalHost:8001", "127.0.0.1:8001", "[::1]:8001", "10.1.2.3"})
+    EXPECT_FALSE(may_be_from_a_page(host, "")) << host;
+  EXPECT_FALSE(may_be_from_a_page("localhost:8001", "http://localhost:8001"));
+  for (const char* host :
+       {"evil.example", "evil.example:8001", "127.0.0.1.evil.example", "localhost.evil.example"}) {
+    EXPECT_TRUE(may_be_from_a_page(host, "")) << host;
+    EXPECT_TRUE(may_be_from_a_page(host, std::string("http://") + host))
+        << "a name that leads here";
+  }
+  for (const char* origin :
+       {"http://evil.example", "null", "http://localhost:3000", "localhost:8001"})
+    EXPECT_TRUE(may_be_from_a_page("localhost:8001", origin)) << origin;
+}
+
+TEST_F(AdminTest, TheQueryIsDecoded) {
+  const auto [request, wait] =
+      change<RebalanceRequest>("POST", "/v1/rebalance", "operation_id=a%3Ab&wait=fals%65");
+  EXPECT_EQ(request.operation.value, "a:b");
+  EXPECT_FALSE(wait);
+  for (const char* bad : {"operation_id=a%2", "operation_id=a%00", "operation_id=a%20b"})
+    EXPECT_EQ(error("POST", "/v1/rebalance", bad), ErrorCode::kInvalidArgument) << bad;
+}
+
+TEST_F(AdminTest, ErrorsAreJsonWhateverTheyQuote) {
+  for (const char* name : {"\xff", "caf\xc3", "caf\xc3\xa9"}) {
+    const auto refused = parse("DELETE", std::string("/v1/deployments/") + name);
+    ASSERT_FALSE(refused);
+    const json::value body = json::parse(error_body(refused.error()));  // throws at broken UTF-8
+    EXPECT_THAT(std::string(body.at("error").at("message").as_string()), HasSubstr("name"));
+  }
+}
+
 TEST_F(AdminTest, SimplePaths) {
   EXPECT_TRUE(std::holds_alternative<GetHealth>(*parse("GET", "/health")));
   EXPECT_TRUE(std::holds_alternative<GetMetrics>(*parse("GET", "/metrics")));

@@ -345,6 +345,21 @@ TEST_F(RuntimeTest, AStateThatCannotBeWrittenStopsChangesAndNothingElse) {
               testing::HasSubstr("moiety_changes_refused_total 2"));
 }
 
+TEST_F(RuntimeTest, AWebPageChangesNothing) {
+  begin();
+  const RunInfo info = wait_ready();
+  const auto rebalance = [&](const std::string& origin) {
+    const auto response =
+        http::request("POST", "http://" + info.admin_address + "/v1/rebalance?wait=false", "",
+                      kPatience, {{"Origin", origin}, {"Content-Type", "text/plain"}});
+    return response ? response->status : 0;
+  };
+  EXPECT_EQ(rebalance("http://evil.example"), 403);
+  EXPECT_EQ(rebalance("null"), 403);
+  EXPECT_EQ(rebalance("http://" + info.admin_address), 202);
+  EXPECT_EQ(call(info, "POST", "/v1/rebalance?wait=false").status, 202);
+}
+
 class Remote : public RuntimeTest {};
 
 TEST_F(Remote, TheAdminApiAsksForTheToken) {
