@@ -16,6 +16,14 @@
 #include "model/utf8.h"
 
 namespace moiety {
+namespace {
+
+Error too_many(std::size_t most_tokens) {
+  return fail(ErrorCode::kInvalidArgument,
+              fmt::format("the text has more than {} tokens", most_tokens));
+}
+
+}  // namespace
 
 struct Tokenizer::State {
   explicit State(TokenizerParts parts)
@@ -52,6 +60,7 @@ struct Tokenizer::State {
   Result<void> set_token(std::int32_t id, std::string_view spelled);
   Result<void> encode_plain(std::string_view text,
                             bool at_start,
+                            std::size_t most_tokens,
                             Scratch& scratch,
                             std::vector<std::int32_t>& ids) const;
   std::unique_ptr<Scratch> take_scratch();
@@ -142,6 +151,7 @@ void Tokenizer::State::give_back(std::unique_ptr<Scratch> scratch) {
 // Text without verbatim added tokens.
 Result<void> Tokenizer::State::encode_plain(std::string_view text,
                                             bool at_start,
+                                            std::size_t most_tokens,
                                             Scratch& scratch,
                                             std::vector<std::int32_t>& ids) const {
   std::string rewritten;
@@ -157,14 +167,15 @@ Result<void> Tokenizer::State::encode_plain(std::string_view text,
     const bool first = at_start && piece.text.data() == text.data();
     MOIETY_TRY(pre_tokenizer.apply(piece.text, first, scratch.pieces));
     for (const std::string_view word : scratch.pieces.result()) {
-      model.encode(word, scratch.model, ids);
+      if (!model.encode(word, most_tokens, scratch.model, ids)) return too_many(most_tokens);
     }
   }
   return {};
 }
 
 Result<std::vector<std::int32_t>> Tokenizer::encode(std::string_view text,
-                                                    bool add_special_tokens) const {
+                                                    bool add_special_tokens,
+                                                    std::size_t most_tokens) const {
   State& state = *state_;
   std::string repaired;
   if (!is_valid_utf8(text)) {
@@ -180,7 +191,8 @@ Result<std::vector<std::int32_t>> Tokenizer::encode(std::string_view text,
       ids.push_back(piece.id);
       continue;
     }
-    done = state.encode_plain(piece.text, piece.text.data() == text.data(), *scratch, ids);
+    done = state.encode_plain(piece.text, piece.text.data() == text.data(), most_tokens, *scratch,
+                              ids);
     if (!done) break;
   }
   state.give_back(std::move(scratch));
@@ -189,6 +201,7 @@ Result<std::vector<std::int32_t>> Tokenizer::encode(std::string_view text,
     const auto& after = state.special_tokens.after;
     ids.insert(ids.end(), after.begin(), after.end());
   }
+  if (ids.size() > most_tokens) return too_many(most_tokens);
   return ids;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -17,6 +18,8 @@ namespace moiety {
 /// thread-safe.
 class Tokenizer {
  public:
+  static constexpr std::size_t kAnyNumber = std::numeric_limits<std::size_t>::max();
+
   /// Loads FOLDER/tokenizer.json and, if it is there, FOLDER/tokenizer_config.json.
   /// kInvalidArgument names the part that is not understood.
   static Result<Tokenizer> load(const std::filesystem::path& folder);
@@ -30,9 +33,12 @@ class Tokenizer {
   /// Token ids of a text. Added and special tokens in the text are recognised. Equals PyPI
   /// tokenizers' encode(text, add_special_tokens=...): with `add_special_tokens`, what the files
   /// put around a text (such as a token that begins it) is there, too. Invalid UTF-8 is replaced by
-  /// U+FFFD first. kResourceExhausted: a pattern of the file needs too many steps for this text.
+  /// U+FFFD first. kInvalidArgument: the text has more than `most_tokens`, which is known before
+  /// all of a long text is worked through. kResourceExhausted: a pattern of the file needs too many
+  /// steps for this text, or its rewriting makes too much of it.
   Result<std::vector<std::int32_t>> encode(std::string_view text,
-                                           bool add_special_tokens = false) const;
+                                           bool add_special_tokens = false,
+                                           std::size_t most_tokens = kAnyNumber) const;
 
   /// Text of the tokens, special tokens left out when `skip_special`; incomplete UTF-8 becomes
   /// U+FFFD.

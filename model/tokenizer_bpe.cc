@@ -27,7 +27,12 @@ Result<BpeModel> BpeModel::build(Vocabulary vocab,
   model.vocab_ = std::move(vocab);
   MOIETY_ASSIGN(model.merges_, MergeRules::build(model.vocab_, merges));
   MOIETY_TRY(model.find_bytes());
-  if (options.alphabet == Alphabet::kBytes) return model;
+  if (options.alphabet == Alphabet::kBytes) {
+    for (std::size_t i = 0; i < model.vocab_.size(); ++i) {
+      model.longest_bytes_ = std::max(model.longest_bytes_, model.vocab_[i].text.size());
+    }
+    return model;
+  }
   model.character_ids_.assign(kTableEnd, -1);
   for (std::size_t i = 0; i < model.vocab_.size(); ++i) {
     const auto [text, id] = model.vocab_[i];
@@ -67,18 +72,23 @@ Result<void> BpeModel::find_bytes() {
   return {};
 }
 
-void BpeModel::encode(std::string_view piece,
+bool BpeModel::encode(std::string_view piece,
+                      std::size_t most_ids,
                       Scratch& scratch,
                       std::vector<std::int32_t>& ids) const {
+  const std::size_t least_ids = longest_bytes_ == 0 ? 0 : piece.size() / longest_bytes_;
+  if (ids.size() + least_ids > most_ids) return false;
   if (!may_part_ || options_.ignore_merges) {
     encode_part(piece, scratch, ids);
-    return;
+    return ids.size() <= most_ids;
   }
   while (!piece.empty()) {
     const std::size_t size = first_part(piece);
     encode_part(piece.substr(0, size), scratch, ids);
+    if (ids.size() > most_ids) return false;
     piece.remove_prefix(size);
   }
+  return true;
 }
 
 std::size_t BpeModel::first_part(std::string_view piece) const {

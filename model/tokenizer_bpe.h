@@ -46,7 +46,12 @@ class BpeModel {
 
   /// Appends the ids of `piece`, a part of valid UTF-8 that is at most 2 GiB long (whole characters
   /// with kCharacters).
-  void encode(std::string_view piece, Scratch& scratch, std::vector<std::int32_t>& ids) const;
+  /// False once `ids` are more than `most_ids`, or would be: that is seen before a long piece is
+  /// worked through where it can be.
+  bool encode(std::string_view piece,
+              std::size_t most_ids,
+              Scratch& scratch,
+              std::vector<std::int32_t>& ids) const;
 
   const Vocabulary& vocab() const { return vocab_; }
   const Options& options() const { return options_; }
@@ -67,6 +72,7 @@ class BpeModel {
   MergeRules merges_;
   std::array<std::int32_t, 256> byte_ids_{};  // tokens of bytes, or of byte_fallback; -1: none
   std::vector<std::int32_t> character_ids_;   // kCharacters: by code point below 0x10000; -1: none
+  std::size_t longest_bytes_ = 0;             // kBytes: no token stands for more bytes
   bool drops_unknown_ = false;                // a character may leave no token
   bool may_part_ = false;  // kCharacters: pieces may be cut where merges may not join
 };

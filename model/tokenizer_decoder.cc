@@ -11,6 +11,8 @@ namespace moiety {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
+/// A token's text, beside 32 times its spelling: there may be some 100 000 tokens.
+constexpr std::size_t kMostTokenBytes = 4096;
 
 // Bytes at the start of `text` that are at most `most` times `character`.
 std::size_t start_of(std::string_view text, std::string_view character, std::size_t most) {
@@ -40,16 +42,17 @@ TokenDecoder::TokenDecoder(std::vector<Step> steps, bool byte_fallback, Strip fu
 
 Result<TokenDecoder::Token> TokenDecoder::token(std::string_view spelled, bool is_first) const {
   if (byte_level_) return Token{byte_level_decode(spelled), false};
+  const std::size_t most_bytes = kMostTokenBytes + 32 * spelled.size();
   std::string text(spelled);
   for (const Step& step : steps_) {
     if (const auto* rule = std::get_if<Replace>(&step)) {
-      MOIETY_ASSIGN(text, rule->pattern.replace_all(text, rule->content));
+      MOIETY_ASSIGN(text, rule->pattern.replace_all(text, rule->content, most_bytes));
     } else if (const auto* strip = std::get_if<Strip>(&step)) {
       text.erase(0, start_of(text, strip->character, strip->most));
     } else {
       const auto& metaspace = std::get<Metaspace>(step);
-      MOIETY_ASSIGN(text,
-                    metaspace.mark.replace_all(text, is_first && metaspace.drop_first ? "" : " "));
+      MOIETY_ASSIGN(text, metaspace.mark.replace_all(
+                              text, is_first && metaspace.drop_first ? "" : " ", most_bytes));
     }
   }
   if (const auto byte = byte_of(text); byte && byte_fallback_)

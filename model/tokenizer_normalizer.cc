@@ -277,6 +277,7 @@ Result<std::string> Normalizer::apply(std::string_view text) const {
 }
 
 Result<std::string> Normalizer::apply(std::string_view text, bool& at_start) const {
+  const std::size_t most_bytes = most_rewritten_bytes(text.size());
   std::string out(text);
   for (const auto& step : steps_) {
     if (const auto* form = std::get_if<Form>(&step)) {
@@ -286,7 +287,7 @@ Result<std::string> Normalizer::apply(std::string_view text, bool& at_start) con
         MOIETY_ASSIGN(const bool start_goes, removes_start(rule->pattern, out));
         if (start_goes) at_start = false;
       }
-      MOIETY_ASSIGN(out, rule->pattern.replace_all(out, rule->content));
+      MOIETY_ASSIGN(out, rule->pattern.replace_all(out, rule->content, most_bytes));
     } else if (const auto* prepend = std::get_if<Prepend>(&step)) {
       if (!out.empty()) out.insert(0, prepend->content);
     } else if (const auto* ends = std::get_if<Strip>(&step)) {
@@ -296,6 +297,7 @@ Result<std::string> Normalizer::apply(std::string_view text, bool& at_start) con
     } else {
       out = rewritten(out, std::get<Rewrite>(step), at_start);
     }
+    if (out.size() > most_bytes) return rewritten_too_long(most_bytes);
   }
   return out;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 
 #include "common/check.h"
@@ -82,6 +83,12 @@ std::string shortened(std::string_view pattern) {
 
 }  // namespace
 
+Error rewritten_too_long(std::size_t most_bytes) {
+  return fail(ErrorCode::kResourceExhausted, "the tokenizer rewrites this text to more than " +
+                                                 std::to_string(most_bytes) +
+                                                 " bytes, as no sound tokenizer.json does");
+}
+
 void Regex::Free::operator()(pcre2_real_code_8* code) const { pcre2_code_free(code); }
 
 Result<Regex> Regex::make(std::string_view expression, unsigned options, std::string_view written) {
@@ -119,18 +126,19 @@ Result<Regex> Regex::literal(std::string_view text) {
   return regex;
 }
 
-Result<void> Regex::find_all(std::string_view text, std::vector<Span>& matches) const {
-  matches.clear();
+template <class OnMatch>
+Result<void> Regex::each_match(std::string_view text, OnMatch on_match) const {
   std::size_t start = 0;
   if (!literal_.empty()) {
     while ((start = text.find(literal_, start)) != std::string_view::npos) {
-      matches.push_back({start, start + literal_.size()});
+      if (!on_match(Span{start, start + literal_.size()})) return {};
       start += literal_.size();
     }
     return {};
   }
   thread_local MatchScratch scratch;
   scratch.begin(text.size());
+  std::optional<std::size_t> last_end;
   while (start <= text.size()) {
     const int found = scratch.match(code_.get(), is_compiled_, text, start);
     if (found == PCRE2_ERROR_NOMATCH) return {};
@@ -142,27 +150,41 @@ Result<void> Regex::find_all(std::string_view text, std::vector<Span>& matches) 
     }
     const std::size_t* bounds = pcre2_get_ovector_pointer(scratch.data());
     const Span match{bounds[0], bounds[1]};
-    if (match.begin == match.end && !matches.empty() && matches.back().end == match.end) {
+    if (match.begin == match.end && last_end == match.end) {
       start += start < text.size() ? first_code_point(text.substr(start)).bytes : 1;
       continue;
     }
-    matches.push_back(match);
-    start = match.end;
+    if (!on_match(match)) return {};
+    last_end = start = match.end;
   }
   return {};
 }
 
-Result<std::string> Regex::replace_all(std::string_view text, std::string_view content) const {
-  std::vector<Span> matches;
-  MOIETY_TRY(find_all(text, matches));
+Result<void> Regex::find_all(std::string_view text, std::vector<Span>& matches) const {
+  matches.clear();
+  return each_match(text, [&](Span match) {
+    matches.push_back(match);
+    return true;
+  });
+}
+
+Result<std::string> Regex::replace_all(std::string_view text,
+                                       std::string_view content,
+                                       std::size_t most_bytes) const {
   std::string out;
   out.reserve(text.size());
   std::size_t done = 0;
-  for (const Span& match : matches) {
-    out += text.substr(done, match.begin - done);
+  bool fits = true;
+  MOIETY_TRY(each_match(text, [&](Span match) {
+    const std::string_view kept = text.substr(done, match.begin - done);
+    fits = out.size() + kept.size() + content.size() <= most_bytes;
+    if (!fits) return false;
+    out += kept;
     out += content;
     done = match.end;
-  }
+    return true;
+  }));
+  if (!fits || out.size() + text.size() - done > most_bytes) return rewritten_too_long(most_bytes);
   out += text.substr(done);
   return out;
 }

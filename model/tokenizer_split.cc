@@ -202,6 +202,8 @@ void PreTokenizer::metaspace(const Metaspace& step, bool at_start, Scratch& scra
 }
 
 Result<void> PreTokenizer::apply(std::string_view text, bool at_start, Scratch& scratch) const {
+  const std::size_t most_bytes = most_rewritten_bytes(text.size());
+  std::size_t spelled_bytes = 0;
   scratch.texts.clear();
   scratch.pieces.clear();
   if (!text.empty()) scratch.pieces.push_back(text);
@@ -222,6 +224,8 @@ Result<void> PreTokenizer::apply(std::string_view text, bool at_start, Scratch& 
         std::string& spelled = scratch.texts.emplace_back();
         append_byte_level(piece, spelled);
         piece = spelled;
+        spelled_bytes += spelled.size();
+        if (spelled_bytes > most_bytes) return rewritten_too_long(most_bytes);
       }
       continue;
     }

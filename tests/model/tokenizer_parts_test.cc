@@ -122,7 +122,19 @@ TEST(Regex, TooManyStepsAreAnError) {
   EXPECT_EQ(found.error().code, ErrorCode::kResourceExhausted);
   EXPECT_THAT(found.error().message,
               HasSubstr("pattern (?:a|aa)+[bc] failed on a text of 100 bytes"));
-  EXPECT_FALSE(regex->replace_all(std::string(100, 'a'), ""));
+  EXPECT_FALSE(regex->replace_all(std::string(100, 'a'), "", 1000));
+}
+
+TEST(Regex, ReplacingStopsAtTheMostBytes) {
+  const auto regex = Regex::compile("a");
+  ASSERT_TRUE(regex);
+  EXPECT_EQ(*regex->replace_all("xaay", "bb", 6), "xbbbby");
+  for (const char* text : {"xaayz", "xaaaz", "xxaa___"}) {
+    const auto longer = regex->replace_all(text, "bb", 6);
+    ASSERT_FALSE(longer) << text;
+    EXPECT_EQ(longer.error().code, ErrorCode::kResourceExhausted);
+    EXPECT_THAT(longer.error().message, HasSubstr("more than 6 bytes"));
+  }
 }
 
 TEST(Regex, ErrorsShowTheBeginningOfLongPatternsCutBetweenCharacters) {

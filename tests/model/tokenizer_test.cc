@@ -18,6 +18,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::SizeIs;
 
 const Tokenizer& tiny_emo() {
   static const Tokenizer tokenizer = [] {
@@ -237,6 +238,57 @@ TEST(TokenizerFile, APatternOfTooManyStepsIsAnError) {
   EXPECT_EQ(failed.error().code, ErrorCode::kResourceExhausted);
   EXPECT_THAT(failed.error().message, HasSubstr("(?:a|aa)+[bc]"));
   EXPECT_THAT(*tokenizer->encode("aab"), ElementsAre('c')) << "other texts go on";
+}
+
+// Each of these would make gigabytes of five letters.
+TEST(TokenizerFile, RewritingThatGrowsWithoutEndIsAnError) {
+  const auto six_times = [](const std::string& step) {
+    std::string steps = step;
+    for (int i = 1; i < 6; ++i) steps += ", " + step;
+    return steps;
+  };
+  const std::string replace =
+      fmt::format(R"({{"type": "Replace", "pattern": {{"String": "l"}}, "content": "{}"}})",
+                  std::string(1000, 'l'));
+  const std::string between =
+      fmt::format(R"({{"type": "Replace", "pattern": {{"Regex": ""}}, "content": "{}"}})",
+                  std::string(77, 'l'));
+  const std::string spell =
+      R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false})";
+  const std::string more_spells = six_times(six_times(spell));
+  const auto sequence = [](const char* name, const std::string& steps) {
+    return fmt::format(R"({{"type": "Sequence", "{}": [{}]}})", name, steps);
+  };
+  std::vector<SmallFile> files(4);
+  files[0].normalizer = sequence("normalizers", six_times(replace));
+  files[1].normalizer = sequence("normalizers", six_times(between));
+  files[2].normalizer = sequence("normalizers", six_times(six_times(R"({"type": "ByteLevel"})")));
+  files[3].pre_tokenizer = sequence("pretokenizers", more_spells);
+  for (const SmallFile& file : files) {
+    const auto tokenizer = Tokenizer::parse(file.text());
+    ASSERT_TRUE(tokenizer) << tokenizer.error().message;
+    const auto failed = tokenizer->encode("hello \u00e4");
+    ASSERT_FALSE(failed) << file.text().substr(0, 300);
+    EXPECT_EQ(failed.error().code, ErrorCode::kResourceExhausted);
+    EXPECT_THAT(failed.error().message, HasSubstr("rewrites this text to more than"));
+  }
+  SmallFile decoding;
+  decoding.decoder = sequence("decoders", six_times(replace));
+  const auto refused = Tokenizer::parse(decoding.text());
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kResourceExhausted);
+}
+
+TEST(Tokenizer, TheMostTokens) {
+  const std::string text = "Hello, world!";  // six
+  EXPECT_THAT(*tiny_emo().encode(text, false, 6), SizeIs(6));
+  EXPECT_THAT(*tiny_emo().encode("", false, 0), ElementsAre());
+  for (const std::string& longer : {text, text + text, std::string(1000, ' ') + text}) {
+    const auto refused = tiny_emo().encode(longer, false, 5);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_EQ(refused.error().message, "the text has more than 5 tokens");
+  }
 }
 
 TEST(TokenizerFile, AddedTokenOutsideTheAlphabet) {
