@@ -1,5 +1,6 @@
 #include "router/api.h"
 
+#include <atomic>
 #include <boost/json.hpp>
 
 #include "router/endpoint.h"
@@ -9,8 +10,13 @@ namespace moiety {
 namespace json = boost::json;
 namespace {
 
-constexpr std::size_t kJobThreads = 2;
-constexpr std::size_t kMaxWaitingBytes = 256u << 20;  // bodies of requests that wait for a thread
+/// Bodies up to this size have threads of their own, so that they never wait for larger ones.
+constexpr std::size_t kSmallBodyBytes = 64u << 10;
+constexpr std::size_t kSmallThreads = 2;
+constexpr std::size_t kLargeThreads = 1;
+// Bodies of requests that wait for a thread.
+constexpr std::size_t kMaxSmallWaitingBytes = 64u << 20;
+constexpr std::size_t kMaxLargeWaitingBytes = 192u << 20;
 
 http::Response json_response(const json::value& body) {
   return {200, "application/json", json::serialize(body) + "\n", {}};
@@ -23,7 +29,8 @@ class Api::Routes {
   Routes(Engine& engine, const Tokenizer& tokenizer, RouterMetrics& metrics, ApiOptions options)
       : options_(std::move(options)),
         context_{engine, tokenizer, metrics, options_},
-        jobs_(kJobThreads, kMaxWaitingBytes) {}
+        small_jobs_(kSmallThreads, kMaxSmallWaitingBytes),
+        large_jobs_(kLargeThreads, kMaxLargeWaitingBytes) {}
 
   void handle(http::Request request, std::shared_ptr<http::Responder> responder) {
     static constexpr std::string_view kModels = "/v1/models";
@@ -63,12 +70,26 @@ class Api::Routes {
     if (request.method != "POST") return wrong_method(request, *responder, "POST");
     const std::size_t bytes = request.body.size();
     PostRequest post{std::move(request.body), Clock::now() + options_.request_timeout, responder};
+    auto client_left = std::make_shared<std::atomic<bool>>(false);
+    responder->on_disconnect([client_left] { *client_left = true; });
+    JobQueue& jobs = bytes <= kSmallBodyBytes ? small_jobs_ : large_jobs_;
     const bool queued =
-        jobs_.push(bytes, [this, endpoint, post = std::move(post)] { endpoint(context_, post); });
+        jobs.push(bytes, [this, endpoint, post = std::move(post), left = std::move(client_left)] {
+          if (!*left) begin(post, endpoint);
+        });
     if (queued) return;
     context_.metrics.on_refused(options_.served_name, "resource_exhausted");
     responder->respond(error_response(
         fail(ErrorCode::kResourceExhausted, "too many large requests at once: try again later")));
+  }
+
+  void begin(const PostRequest& post, Endpoint endpoint) {
+    if (Clock::now() < post.deadline) return endpoint(context_, post);
+    const Error late = fail(ErrorCode::kDeadlineExceeded,
+                            "the request's deadline passed before it was read: too many requests "
+                            "at once");
+    context_.metrics.on_refused(options_.served_name, error_info(late.code).name);
+    post.responder->respond(error_response(late));
   }
 
   static void wrong_method(const http::Request& request,
@@ -116,7 +137,8 @@ class Api::Routes {
   const std::int64_t started_ = std::chrono::duration_cast<std::chrono::seconds>(
                                     std::chrono::system_clock::now().time_since_epoch())
                                     .count();
-  JobQueue jobs_;  // last: its threads use all of the above
+  JobQueue small_jobs_;  // last: the threads of these use all of the above
+  JobQueue large_jobs_;
 };
 
 Api::Api(Engine& engine, const Tokenizer& tokenizer, RouterMetrics& metrics, ApiOptions options)

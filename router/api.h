@@ -30,8 +30,9 @@ struct ApiOptions {
 /// The OpenAI-compatible HTTP API over an engine:
 ///   POST /v1/completions   POST /v1/chat/completions   GET /v1/models[/ID]
 ///   GET /health   GET /ready   GET /metrics
-/// Bodies of the POST requests are read, and prompts tokenized, on two threads of its own, so that
-/// a large one holds up neither the server nor other clients' small ones.
+/// Bodies of the POST requests are read, and prompts tokenized, on threads of its own, those of
+/// more than 64 KiB on another than the others, so that large ones hold up neither the server nor
+/// small ones. Who left, or whose deadline passed, before its turn came costs no more work.
 class Api {
  public:
   /// `engine`, `tokenizer` and `metrics` outlive it.

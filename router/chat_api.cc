@@ -25,9 +25,8 @@ void post_chat_completions(const ApiContext& context, const PostRequest& post) {
     if (refused) return refuse(context, post, "messages", text.error().message);
     return post.responder->respond(error_response(text.error()));
   }
-  Result<std::vector<std::int32_t>> tokens =
-      context.tokenizer.encode(*text, request.add_special_tokens);
-  if (!tokens) return refuse(context, post, "messages", tokens.error().message);
+  auto tokens = tokenize(context, post, "messages", *text, request.add_special_tokens);
+  if (!tokens) return;
   AnswerPlan plan;
   plan.deployment = *deployment;
   plan.prompt_field = "messages";

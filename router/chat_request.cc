@@ -70,9 +70,13 @@ bool parse_tool_calls(FieldReader& reader, const std::string& where, json::value
       *arguments = json::object();
       continue;
     }
-    boost::system::error_code error;
-    json::value parsed = json::parse(arguments->get_string(), error);
-    if (error || !parsed.is_object()) {
+    json::value parsed;
+    const auto wrong = parse_json(view(arguments->get_string()), parsed);
+    if (wrong) {
+      return refuse(i,
+                    ".function.arguments must be a string that holds a JSON object; it " + *wrong);
+    }
+    if (!parsed.is_object()) {
       return refuse(i, ".function.arguments must be a string that holds a JSON object");
     }
     *arguments = std::move(parsed);

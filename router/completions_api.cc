@@ -6,12 +6,16 @@ namespace {
 
 constexpr std::int32_t kDefaultMaxTokens = 16;  // OpenAI's
 
-Result<TokenizedPrompt> tokenize_prompt(const ApiContext& context,
-                                        const CompletionRequest& request,
-                                        const Prompt& prompt) {
+/// nullopt: the prompt was refused.
+std::optional<TokenizedPrompt> tokenize_prompt(const ApiContext& context,
+                                               const PostRequest& post,
+                                               const CompletionRequest& request,
+                                               const Prompt& prompt) {
   TokenizedPrompt tokenized;
   if (const auto* text = std::get_if<std::string>(&prompt)) {
-    MOIETY_ASSIGN(tokenized.tokens, context.tokenizer.encode(*text, request.add_special_tokens));
+    auto tokens = tokenize(context, post, "prompt", *text, request.add_special_tokens);
+    if (!tokens) return std::nullopt;
+    tokenized.tokens = std::move(*tokens);
     if (request.echo) tokenized.echo = *text;
   } else {
     tokenized.tokens = std::get<std::vector<std::int32_t>>(prompt);
@@ -37,8 +41,8 @@ void post_completions(const ApiContext& context, const PostRequest& post) {
   plan.default_max_tokens = kDefaultMaxTokens;
   plan.format = completion_format(context.tokenizer, request.fields.logprobs >= 0);
   for (const Prompt& prompt : request.prompts) {
-    Result<TokenizedPrompt> tokenized = tokenize_prompt(context, request, prompt);
-    if (!tokenized) return refuse(context, post, "prompt", tokenized.error().message);
+    auto tokenized = tokenize_prompt(context, post, request, prompt);
+    if (!tokenized) return;
     plan.prompts.push_back(std::move(*tokenized));
   }
   start_answer(context, post, request.fields, std::move(plan));

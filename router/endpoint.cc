@@ -87,10 +87,36 @@ std::optional<std::string> find_deployment(const ApiContext& context,
   return std::nullopt;
 }
 
+std::optional<std::vector<std::int32_t>> tokenize(const ApiContext& context,
+                                                  const PostRequest& post,
+                                                  std::string_view field,
+                                                  std::string_view text,
+                                                  bool add_special_tokens) {
+  const auto window = static_cast<std::size_t>(context.engine.model().architecture().max_positions);
+  auto tokens = context.tokenizer.encode(text, add_special_tokens, window);
+  if (tokens) return std::move(*tokens);
+  if (tokens.error().code == ErrorCode::kInvalidArgument) {
+    refuse(context, post, field,
+           fmt::format("the prompt has more than {} tokens, the model's context", window),
+           "context_length_exceeded");
+  } else {
+    refuse(context, post, field, tokens.error().message);
+  }
+  return std::nullopt;
+}
+
 void start_answer(const ApiContext& context,
                   const PostRequest& post,
                   const GenerationFields& fields,
                   AnswerPlan plan) {
+  const std::size_t num_choices = plan.prompts.size() * static_cast<std::size_t>(fields.n);
+  if (num_choices > context.engine.most_requests()) {
+    return refuse(
+        context, post, "n",
+        fmt::format("{} prompts with n = {} are {} choices, and this router takes {} at "
+                    "once (--max-num-seqs and --max-queue): send several requests",
+                    plan.prompts.size(), fields.n, num_choices, context.engine.most_requests()));
+  }
   const std::vector<std::int32_t>& eos = context.engine.model().architecture().eos_ids;
   // Each prompt's choices are those that it would get alone.
   const std::uint64_t seed = fields.seed.value_or(random_seed());

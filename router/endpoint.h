@@ -58,7 +58,15 @@ struct AnswerPlan {
   std::int32_t default_max_tokens = 0;
 };
 
-/// Checks the prompts' lengths and starts the answer, or refuses.
+/// Token ids of a text of the request. nullopt: it was refused, for `field`, as one that has more
+/// tokens than the model's context or that the tokenizer gave up on.
+std::optional<std::vector<std::int32_t>> tokenize(const ApiContext& context,
+                                                  const PostRequest& post,
+                                                  std::string_view field,
+                                                  std::string_view text,
+                                                  bool add_special_tokens);
+
+/// Checks the number of choices and the prompts' lengths, and starts the answer, or refuses.
 void start_answer(const ApiContext& context,
                   const PostRequest& post,
                   const GenerationFields& fields,

@@ -120,6 +120,11 @@ class Engine {
   };
   Load load() const;
   const Model& model() const { return model_; }
+  /// More requests than this at one moment are never taken: those of a step and those that wait.
+  std::size_t most_requests() const {
+    return static_cast<std::size_t>(options_.max_num_seqs) +
+           static_cast<std::size_t>(options_.max_queue);
+  }
   /// The longest sequence that the KV cache can hold, in tokens.
   std::int64_t kv_cache_tokens() const;
 

@@ -124,10 +124,20 @@ std::optional<std::vector<std::int32_t>> token_ids(const json::array& array) {
   return ids;
 }
 
-std::optional<FieldError> parse_body(std::string_view body, json::value& out) {
+std::optional<std::string> parse_json(std::string_view text, json::value& out) {
+  json::parse_options options;
+  options.max_depth = kMaxJsonDepth;
   boost::system::error_code error;
-  out = json::parse(json::string_view(body.data(), body.size()), error);
-  if (error) return FieldError{"", "the body is not valid JSON: " + error.message()};
+  out = json::parse(json::string_view(text.data(), text.size()), error, {}, options);
+  if (!error) return std::nullopt;
+  if (error == json::error::too_deep) {
+    return fmt::format("has more than {} objects and arrays inside of one another", kMaxJsonDepth);
+  }
+  return "is not valid JSON: " + error.message();
+}
+
+std::optional<FieldError> parse_body(std::string_view body, json::value& out) {
+  if (const auto wrong = parse_json(body, out)) return FieldError{"", "the body " + *wrong};
   if (!out.is_object()) return FieldError{"", "the body must be a JSON object"};
   return std::nullopt;
 }

@@ -63,6 +63,13 @@ class FieldReader {
 /// Token ids: whole numbers of at least 0. nullopt when one is something else.
 std::optional<std::vector<std::int32_t>> token_ids(const boost::json::array& array);
 
+/// How many objects and arrays may stand inside of one another where a request holds JSON.
+inline constexpr std::size_t kMaxJsonDepth = 130;
+
+/// Parses JSON of a request. What is wrong comes back as what follows a name of the text: "is not
+/// valid JSON: ...".
+std::optional<std::string> parse_json(std::string_view text, boost::json::value& out);
+
 /// The object that a request body is; FieldError without a field when it is none.
 std::optional<FieldError> parse_body(std::string_view body, boost::json::value& out);
 

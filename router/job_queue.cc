@@ -1,5 +1,9 @@
 #include "router/job_queue.h"
 
+#include <exception>
+
+#include "common/log.h"
+
 namespace moiety {
 
 JobQueue::JobQueue(std::size_t num_threads, std::size_t max_waiting_bytes)
@@ -38,7 +42,11 @@ void JobQueue::work() {
     jobs_.pop_front();
     waiting_bytes_ -= job.bytes;
     lock.unlock();
-    job.run();
+    try {
+      job.run();
+    } catch (const std::exception& error) {  // out of memory
+      log_error("a request of {} bytes was dropped: {}", job.bytes, error.what());
+    }
     job.run = nullptr;  // what it holds goes before the lock is taken
     lock.lock();
   }

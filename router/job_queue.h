@@ -19,8 +19,9 @@ class JobQueue {
   JobQueue(const JobQueue&) = delete;
   JobQueue& operator=(const JobQueue&) = delete;
 
-  /// Queues a job that holds on to `bytes` of input; it must not throw. False, and nothing is kept,
-  /// when it and those that wait hold more than max_waiting_bytes.
+  /// Queues a job that holds on to `bytes` of input. What it throws is logged and ends that job
+  /// only. False, and nothing is kept, when it and those that wait hold more than
+  /// max_waiting_bytes.
   bool push(std::size_t bytes, std::function<void()> job);
 
  private:

@@ -159,7 +159,9 @@ std::string error_envelope(std::string_view message,
   const auto text_or_null = [](std::string_view text) {
     return text.empty() ? json::value(nullptr) : json::value(text);
   };
-  return json::serialize(json::object{{"error", json::object{{"message", message},
+  std::string readable;  // paths that messages quote need not be UTF-8
+  append_replacing_invalid(message, readable);
+  return json::serialize(json::object{{"error", json::object{{"message", readable},
                                                              {"type", type},
                                                              {"param", text_or_null(param)},
                                                              {"code", text_or_null(code)}}}});

@@ -42,6 +42,27 @@ std::string with(std::string_view fields) {
   return body;
 }
 
+TEST(ChatRequest, JsonMayBeNestedAsDeepAsTheLimitAndNoDeeper) {
+  const auto nested = [](std::size_t depth) {
+    return R"({"x": )" + std::string(depth - 1, '[') + std::string(depth - 1, ']') + "}";
+  };
+  const auto call_with = [](std::string arguments) {
+    return with_messages(
+        R"([{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [{"function": {"arguments": )" +
+        json::serialize(json::string(arguments)) + "}}]}]");
+  };
+  const auto body_with = [&](std::size_t depth) {  // body, list of tools and tool are three
+    return with(R"("tools": [{"type": "function", "function": )" + nested(depth - 3) + "}]");
+  };
+  accepted(call_with(nested(kMaxJsonDepth)));
+  accepted(body_with(kMaxJsonDepth));
+  for (const std::string& body :
+       {call_with(nested(kMaxJsonDepth + 1)), body_with(kMaxJsonDepth + 1)}) {
+    EXPECT_THAT(refused(body).message,
+                HasSubstr("has more than 130 objects and arrays inside of one another"));
+  }
+}
+
 TEST(ChatRequest, HandsMessagesToTheTemplate) {
   const ChatRequest request = accepted(with_messages(
       R"([{"role": "developer", "content": "be brief"}, {"role": "system", "content": [{"type": "text", "text": "a"},

@@ -176,7 +176,8 @@ TEST(CompletionRequest, NamesWhatIsWrong) {
   EXPECT_EQ(refused(R"({"model": 5, "prompt": "x"})").field, "model");
   EXPECT_THAT(refused("{").message, HasSubstr("not valid JSON"));
   EXPECT_THAT(refused("[]").message, HasSubstr("JSON object"));
-  EXPECT_THAT(refused(std::string(100000, '[')).message, HasSubstr("not valid JSON"));
+  EXPECT_THAT(refused(std::string(100000, '[')).message,
+              HasSubstr("more than 130 objects and arrays"));
 }
 
 TEST(CompletionRequest, BoundsWhatOneRequestMayAskFor) {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <future>
 #include <memory>
+#include <new>
 
 namespace moiety {
 namespace {
@@ -49,6 +50,16 @@ TEST(JobQueue, RefusesWhatIsTooMuchAndKeepsNothing) {
     releaser.join();
   }
   EXPECT_EQ(kept.use_count(), 1);
+}
+
+TEST(JobQueue, AJobThatThrowsEndsAlone) {
+  auto kept = std::make_shared<int>(0);
+  std::promise<void> other;
+  JobQueue queue(1, 10);
+  ASSERT_TRUE(queue.push(1, [kept] { throw std::bad_alloc(); }));
+  ASSERT_TRUE(queue.push(1, [&] { other.set_value(); }));
+  ASSERT_EQ(other.get_future().wait_for(std::chrono::seconds(30)), std::future_status::ready);
+  EXPECT_EQ(kept.use_count(), 1) << "whoever waits for it hears that it is gone";
 }
 
 }  // namespace
