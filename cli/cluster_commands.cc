@@ -14,6 +14,7 @@
 #include "common/file.h"
 #include "common/flags.h"
 #include "common/ids.h"
+#include "http/wire.h"
 
 namespace moiety::cli {
 namespace json = boost::json;
@@ -222,7 +223,8 @@ Result<void> run_undeploy(const AdminFlags& flags, const std::string& name) {
   const AdminClient admin(flags.admin);
   const auto before = fleet_size(admin);
   MOIETY_ASSIGN(const json::value done,
-                run_operation(admin, "DELETE", "/v1/deployments/" + name, "", !flags.json));
+                run_operation(admin, "DELETE", "/v1/deployments/" + http::encode_segment(name), "",
+                              !flags.json));
   if (flags.json) {
     print_json(done);
     return {};

@@ -164,7 +164,8 @@ class MainJob(unittest.TestCase):
                 self.assertEqual(sorted(answer["error"]), ["code", "message", "param", "type"])
             for words, words_of_error in ((("deploy", "bad name!", "--subset", str(self.a)), "name"),
                                           (("deploy", "c", "--subset", "/nonexistent.json"), "/nonexistent.json"),
-                                          (("undeploy", "nothing"), "nothing"), (("deploy", "c"), "--subset")):
+                                          (("undeploy", "nothing"), "nothing"), (("undeploy", "my model"), "name 'my model'"),
+                                          (("undeploy", "x?wait=true"), "name 'x?wait=true'"), (("undeploy", "a/b"), "name 'a/b'"), (("deploy", "c"), "--subset")):
                 done = cluster.command(*words, "--admin", cluster.admin, admin=False, check=False)
                 self.assertEqual(done.returncode, 1, words)
                 self.assertIn(words_of_error, done.stderr)
