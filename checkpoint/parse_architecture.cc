@@ -1,8 +1,10 @@
 // config.json -> Architecture.
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "checkpoint/parse_parts.h"
+#include "common/log.h"
 
 namespace moiety {
 namespace {
@@ -104,10 +106,15 @@ Result<DType> read_dtype(ConfigFields& fields) {
   return fields.refuse(name, "only float32, bfloat16 and float16 are understood");
 }
 
-Result<void> add_eos_ids(ConfigFields& fields, Architecture& model) {
-  MOIETY_ASSIGN(const auto ids, fields.integers("eos_token_id", 0, model.vocab_size - 1));
+// transformers writes the defaults of its classes, whatever the vocabulary: OLMoE's is 50279.
+Result<void> add_eos_ids(ConfigFields& fields, std::string_view file, Architecture& model) {
+  constexpr std::int32_t kMost = std::numeric_limits<std::int32_t>::max();
+  MOIETY_ASSIGN(const auto ids, fields.integers("eos_token_id", 0, kMost));
   for (std::int32_t id : ids) {
-    if (std::find(model.eos_ids.begin(), model.eos_ids.end(), id) == model.eos_ids.end()) {
+    if (id >= model.vocab_size) {
+      log_warning("{}: eos_token_id {} ends no text: the vocabulary has {} tokens", file, id,
+                  model.vocab_size);
+    } else if (std::find(model.eos_ids.begin(), model.eos_ids.end(), id) == model.eos_ids.end()) {
       model.eos_ids.push_back(id);
     }
   }
@@ -127,6 +134,12 @@ Result<void> refuse_other_computations(ConfigFields& fields) {
   MOIETY_ASSIGN(const std::string activation, fields.text("hidden_act", "silu"));
   if (activation != "silu" && activation != "swish") {  // two names of one function
     return fields.refuse("hidden_act", "only \"silu\" is understood");
+  }
+  // transformers 4 writes it for GraniteMoE, which has no positions at all with another value.
+  MOIETY_ASSIGN(const std::string positions, fields.text("position_embedding_type", "rope"));
+  if (positions != "rope") {
+    return fields.refuse("position_embedding_type",
+                         "only \"rope\", rotary embeddings, is understood");
   }
   return {};
 }
@@ -154,7 +167,7 @@ Result<Architecture> parse_architecture(std::string_view config_json, bool prune
   MOIETY_TRY(read_experts(fields, *family, model));
   MOIETY_ASSIGN(model.tie_embeddings, fields.flag("tie_word_embeddings", false));
   MOIETY_ASSIGN(model.weights_dtype, read_dtype(fields));
-  MOIETY_TRY(add_eos_ids(fields, model));
+  MOIETY_TRY(add_eos_ids(fields, "config.json", model));
   for (std::string_view name : kIgnored) fields.ignore(name);
   MOIETY_TRY(fields.refuse_unread());
   return model;
@@ -163,7 +176,7 @@ Result<Architecture> parse_architecture(std::string_view config_json, bool prune
 Result<void> add_generation_config(std::string_view generation_config_json,
                                    Architecture& architecture) {
   MOIETY_ASSIGN(ConfigFields fields, ConfigFields::parse(generation_config_json));
-  return add_eos_ids(fields, architecture);
+  return add_eos_ids(fields, "generation_config.json", architecture);
 }
 
 }  // namespace moiety

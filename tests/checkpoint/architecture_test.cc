@@ -138,10 +138,28 @@ TEST(Architecture, EosIdsOfBothFilesTogether) {
   EXPECT_THAT(model.eos_ids, ElementsAre(5, 2, 7));
   ASSERT_TRUE(add_generation_config("{}", model));
   EXPECT_THAT(model.eos_ids, ElementsAre(5, 2, 7));
-  expect_error(add_generation_config(R"({"eos_token_id": 384})", model),
-               ErrorCode::kInvalidArgument, HasSubstr("eos_token_id is 384"));
+  for (const char* bad : {"-1", "1.5", "\"2\"", "[2, -1]"}) {
+    expect_error(add_generation_config("{" + spelled("eos_token_id", bad) + "}", model),
+                 ErrorCode::kInvalidArgument, HasSubstr("eos_token_id"));
+  }
   config = replaced(config_of("emo"), "\"eos_token_id\": 2", "\"eos_token_id\": null");
   EXPECT_TRUE(parse(config).eos_ids.empty());
+}
+
+TEST(Architecture, AnEosIdOutsideOfTheVocabularyIsNamedAndEndsNothing) {
+  Architecture model;
+  std::string log = logged([&] {
+    model = parse(
+        replaced(config_of("emo"), "\"eos_token_id\": 2", "\"eos_token_id\": [50279, 383, 384]"));
+  });
+  EXPECT_THAT(model.eos_ids, ElementsAre(383));
+  EXPECT_THAT(log, AllOf(HasSubstr("config.json: eos_token_id 50279"),
+                         HasSubstr("eos_token_id 384 ends no text"), HasSubstr("384 tokens")));
+  log = logged([&] {
+    EXPECT_TRUE(add_generation_config(R"({"eos_token_id": [2, 100000]})", model));
+  });
+  EXPECT_THAT(model.eos_ids, ElementsAre(383, 2));
+  EXPECT_THAT(log, HasSubstr("generation_config.json: eos_token_id 100000"));
 }
 
 TEST(Architecture, IgnoresWhatCannotChangeTheAnswer) {

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "checkpoint/architecture.h"
+#include "common/log.h"
 #include "tests/checkpoint/checkpoint_testing.h"
 
 namespace moiety {
@@ -36,6 +37,15 @@ inline std::string without(std::string config, const std::string& field) {
   config.erase(begin, config.find('\n', begin) + 1 - begin);
   const std::size_t last = config.find_last_not_of("}\n ");
   return config[last] == ',' ? config.erase(last, 1) : config;
+}
+
+/// What `act` writes to the log.
+template <class Act>
+std::string logged(const Act& act) {
+  init_logging("test");
+  testing::internal::CaptureStderr();
+  act();
+  return testing::internal::GetCapturedStderr();
 }
 
 /// Refused, and the message names the field and its value.
