@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "checkpoint/parse_parts.h"
+#include "common/log.h"
 
 namespace moiety {
 namespace {
@@ -101,6 +102,14 @@ Result<void> read_windows(ConfigFields& fields, const Family& family, Architectu
   MOIETY_ASSIGN(std::vector<bool> sliding,
                 default_sliding(fields, family, model.layers.size(), window > 0));
   MOIETY_ASSIGN(const auto types, fields.texts("layer_types"));
+  if (types.empty() && window > 0 && family.windows == Family::Windows::kLayerTypes) {
+    log_warning(
+        "config.json: use_sliding_window is true and layer_types is missing: layers 0, 2, 4, ... "
+        "below max_window_layers have a window, as in transformers 5; in transformers 4 every "
+        "layer "
+        "has one, or with flash attention those from max_window_layers on; add layer_types to "
+        "choose");
+  }
   if (!types.empty() && types.size() != model.layers.size()) {
     return fields.refuse("layer_types", "it must have one entry for each of the " +
                                             std::to_string(model.layers.size()) + " layers");

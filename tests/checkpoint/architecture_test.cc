@@ -155,9 +155,8 @@ TEST(Architecture, AnEosIdOutsideOfTheVocabularyIsNamedAndEndsNothing) {
   EXPECT_THAT(model.eos_ids, ElementsAre(383));
   EXPECT_THAT(log, AllOf(HasSubstr("config.json: eos_token_id 50279"),
                          HasSubstr("eos_token_id 384 ends no text"), HasSubstr("384 tokens")));
-  log = logged([&] {
-    EXPECT_TRUE(add_generation_config(R"({"eos_token_id": [2, 100000]})", model));
-  });
+  log = logged(
+      [&] { EXPECT_TRUE(add_generation_config(R"({"eos_token_id": [2, 100000]})", model)); });
   EXPECT_THAT(model.eos_ids, ElementsAre(383, 2));
   EXPECT_THAT(log, HasSubstr("generation_config.json: eos_token_id 100000"));
 }

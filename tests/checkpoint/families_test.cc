@@ -5,6 +5,7 @@
 namespace moiety {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -138,7 +139,11 @@ TEST(Qwen2Moe, WindowsOfLayerTypesOrTheirDefault) {
   const std::string config = config_of("small/qwen2_moe-window");
   EXPECT_THAT(windows(parse(config)), ElementsAre(9, 0, 9, 0));
   const std::string untyped = replaced(config, "\"layer_types\"", "\"_layer_types\"");
-  EXPECT_THAT(windows(parse(untyped)), ElementsAre(9, 0, 9, 0));
+  std::string log = logged([&] { EXPECT_THAT(windows(parse(untyped)), ElementsAre(9, 0, 9, 0)); });
+  EXPECT_THAT(log, AllOf(HasSubstr("use_sliding_window"), HasSubstr("layer_types is missing"),
+                         HasSubstr("max_window_layers")));
+  log = logged([&] { EXPECT_THAT(windows(parse(config)), ElementsAre(9, 0, 9, 0)); });
+  EXPECT_EQ(log, "");
   EXPECT_THAT(
       windows(parse(replaced(untyped, "\"max_window_layers\": 3", "\"max_window_layers\": 2"))),
       ElementsAre(9, 0, 0, 0));
@@ -346,8 +351,8 @@ TEST(Families, AcceptWhatProgramsWriteBesides) {
       "unsloth_fixed": true, "unsloth_version": "2026.1")"));
 }
 
-// As transformers 4.57.1 and 5.24.0 save small models of each class, sizes apart all of them defaults:
-// the end of text of OLMoE is outside of its vocabulary then.
+// As transformers 4.57.1 and 5.24.0 save small models of each class, sizes apart all of them
+// defaults: the end of text of OLMoE is outside of its vocabulary then.
 TEST(Families, AcceptWhatTransformersWrites) {
   for (const char* name : {"olmoe", "mixtral", "qwen2_moe", "qwen3_moe", "granitemoe"}) {
     for (const char* version : {"-4.json", "-5.json"}) {
