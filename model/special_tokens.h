@@ -15,9 +15,11 @@ struct SpecialTokens {
   std::vector<std::int32_t> before, after;
 };
 
-/// Where tokenizer_config.json (given as text) has add_bos_token or add_eos_token, they overrule
-/// the post_processor of tokenizer.json, which `tokens` are from. `token_id` gives the id of a
-/// token's text, or -1. kInvalidArgument names the part that is not understood.
+/// tokenizer_config.json (given as text) of a tokenizer_class that goes by add_bos_token and
+/// add_eos_token (those of Llama, Code Llama, Gemma, Cohere and GPT-NeoX, as in transformers 4)
+/// replaces `tokens`, which are from the post_processor of tokenizer.json. With other classes, and
+/// in files of transformers 5 ("backend"), the flags are of no effect, as there. `token_id` gives
+/// the id of a token's text, or -1. kInvalidArgument names the part that is not understood.
 Result<void> apply_tokenizer_config(std::string_view config,
                                     const std::function<std::int32_t(std::string_view)>& token_id,
                                     SpecialTokens& tokens);
