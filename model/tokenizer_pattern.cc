@@ -69,7 +69,10 @@ class Translator {
 
   Result<void> item() {
     const char c = in_[position_];
-    if (c != '{') interval_ended_ = interval_ended_ && (c == '+' || c == '?' || c == '*');
+    if (c == '{') return interval();
+    if (c == '+' || c == '?' || c == '*') return quantifier(c);
+    after_ = After::kOther;
+    if ((static_cast<unsigned char>(c) & 0xC0u) != 0x80) atom_ = out_.size();
     switch (c) {
       case '\\':
         return escape_outside();
@@ -80,15 +83,11 @@ class Translator {
         previous_ = '\0';
         return open_group();
       case ')':
-        if (caseless_.size() > 1) caseless_.pop_back();
-        break;
-      case '{':
-        return interval();
-      case '+':
-      case '?':
-      case '*':
-        // Ruby reads x{2}+ as (x{2})+ and x{2}? as (x{2})?, PCRE2 as possessive and lazy.
-        if (interval_ended_) return refuse("a quantifier after {}");
+        if (caseless_.size() > 1) {
+          caseless_.pop_back();
+          atom_ = groups_.back();
+          groups_.pop_back();
+        }
         break;
       case '^':
       case '$':  // Ruby's anchors are those of lines
@@ -124,6 +123,7 @@ class Translator {
   Result<void> open_group() {
     if (at("(*")) return refuse("(*");
     if (!at("(?")) {
+      groups_.push_back(out_.size());
       out_ += "(?:";  // nothing refers to captures
       ++position_;
       caseless_.push_back(caseless_.back());
@@ -136,11 +136,13 @@ class Translator {
     for (std::string_view opening : {"(?i:", "(?-i:"}) {
       if (!at(opening)) continue;
       caseless_.push_back(opening == "(?i:");
+      groups_.push_back(out_.size());
       return copy(opening.size());
     }
     for (std::string_view opening : {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>"}) {
       if (!at(opening)) continue;
       caseless_.push_back(caseless_.back());
+      groups_.push_back(out_.size());
       return copy(opening.size());
     }
     return refuse(in_.substr(position_, 4));
@@ -161,10 +163,31 @@ class Translator {
     if (!starts_with_digit || body.find_first_not_of("0123456789,") != std::string_view::npos) {
       return refuse("{ that is not {n}, {n,} or {n,m}");
     }
-    if (interval_ended_) return refuse("a quantifier after {}");
-    interval_ended_ = true;
+    MOIETY_TRY(enclose_interval());
+    after_ = body.find(',') == std::string_view::npos ? After::kCount : After::kRange;
     previous_ = '\0';
     return copy(close + 1 - position_);
+  }
+
+  Result<void> quantifier(char c) {
+    if (after_ == After::kRange && c == '?') {
+      after_ = After::kLazyRange;
+    } else {
+      MOIETY_TRY(enclose_interval());
+      after_ = After::kOther;
+    }
+    previous_ = '\0';
+    return copy(1);
+  }
+
+  // Before a quantifier. Ruby reads x{1,3}+ as (x{1,3})+ and x{2}? as (x{2})?, where PCRE2 has
+  // possessive and lazy ones; x{1,3}? is lazy in both.
+  Result<void> enclose_interval() {
+    if (after_ == After::kOther) return {};
+    if (++enclosed_ > kMostEnclosed) return refuse("a quantifier after so many {}");
+    out_.insert(atom_, "(?:");
+    out_ += ')';
+    return {};
   }
 
   Result<void> escape_outside() {
@@ -409,13 +432,19 @@ class Translator {
   }
 
   static constexpr int kMaxDepth = 16;
+  static constexpr int kMostEnclosed = 200;  // each may move all of out_
 
   std::string_view in_;
   std::size_t position_ = 0;
   std::string out_;
   std::vector<bool> caseless_ = {false};  // one entry per open group
   char previous_ = '\0';                  // the literal before this one, in lower case
-  bool interval_ended_ = false;           // just after {n,m}
+  // What stands just before: {n}, {n,} or {n,m}, one of the latter with ?, or something else.
+  enum class After { kOther, kCount, kRange, kLazyRange };
+  After after_ = After::kOther;
+  std::size_t atom_ = 0;             // where in out_ that begins which a quantifier is for
+  std::vector<std::size_t> groups_;  // and each open group
+  int enclosed_ = 0;
 };
 
 }  // namespace

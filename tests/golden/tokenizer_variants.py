@@ -9,6 +9,11 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
 DEEPSEEK = ["[\r\n]", "\\s?[A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u0370-\u0373\u0400-\u0481\u048a-\u052f]+",
             "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", "\\s+$",
             "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"]
+CL100K = ("'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*+|\\s++$|\\s*[\\r\\n]|"
+          "\\s+(?!\\S)|\\s")
+# PCRE2 reads most of them differently. Over few characters: over all, Oniguruma has no end of steps.
+QUANTIFIERS = ["{1,3}+x", "{2}+x", "{2}?x", "{2}??x", "{2}?+x", "{2}*x", "{1,3}?x", "{2,}?", "{2,2}?", "{1,3}??x", "{1,3}?+x", "{1,3}+?x",
+               "{1,3}++x", "{2}{2}+x", "{2}{1,3}?x", "?+x", "*+x", "++x"]
 NUMBERS_AND_SPACE = "\\p{N}{1,3}|\\s+"
 
 
@@ -65,6 +70,11 @@ def variants(text: str) -> Iterator[tuple[str, str]]:
     yield "digits, lines, empty matches", json.dumps(with_parts(original, digits))
     deepseek = [split({"Regex": pattern}, "Isolated") for pattern in DEEPSEEK]
     yield "DeepSeek", json.dumps(with_parts(original, [*deepseek, {"type": "Digits", "individual_digits": True}]))
+    yield "cl100k of tiktoken", json.dumps(with_parts(original, [split({"Regex": CL100K}, "Isolated")]))
+    for quantifier in QUANTIFIERS:
+        word = quantifier.replace("x", "[eiou\\p{N}]")
+        pieces = [split({"Regex": f"[eiou\\p{{N}}]{word}|(a[l-t]){word}"}, "Isolated")]
+        yield f"quantifier {quantifier}", json.dumps(with_parts(original, pieces))
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
         replace = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"}
         yield form, json.dumps(with_parts(original, [split({"Regex": "\\s+"}, "Isolated")], [{"type": form}, replace]))

@@ -6,6 +6,8 @@
 
 #include <deque>
 #include <string>
+#include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "model/tokenizer_added.h"
@@ -19,6 +21,7 @@ namespace moiety {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
 std::string repaired(std::string_view bytes) {
@@ -166,6 +169,34 @@ TEST(Regex, LongTextsMatch) {
   EXPECT_THAT(matches("(?:a|b)*c|a+", text), ElementsAre(text));
 }
 
+// As Oniguruma's Ruby syntax has them; PCRE2 reads {}+ as possessive and {2}? as lazy.
+TEST(Regex, QuantifiersAfterIntervals) {
+  const std::tuple<std::string_view, std::string_view, std::vector<std::string_view>> cases[] = {
+      {"1{1,3}+1", "111111", {"111111"}},
+      {"1{2}+", "11111", {"1111"}},
+      {"1{2}?2", "112 2", {"112", "2"}},
+      {"1{1,3}?", "1112", {"1", "1", "1"}},
+      {"1{2,}?2", "1112", {"1112"}},
+      {"1{1,2}??2", "112 2", {"112", "2"}},
+      {"1{1,2}?*2", "11112", {"11112"}},
+      {"1{2}{2}", "11111", {"1111"}},
+      {"1{1,3}+?", "11111", {"111", "11"}},
+      {"1{1,3}++1", "11111", {}},
+      {"(?:1|a(2)){2}+", "1a21a21", {"1a21a2"}},
+      {"0(1[a]{2}){1,2}+x", "01aa1aa1aax", {"01aa1aa1aax"}},
+      {"0\u4e2d{2}+", "0\u4e2d\u4e2d\u4e2d\u4e2d\u4e2d", {"0\u4e2d\u4e2d\u4e2d\u4e2d"}},
+      {"0\\p{L}{2}+", "0abcde", {"0abcd"}},
+  };
+  for (const auto& [pattern, text, expected] : cases) {
+    EXPECT_THAT(matches(pattern, std::string(text)), ElementsAreArray(expected)) << pattern;
+  }
+  std::string many = "a";
+  for (int i = 0; i < 300; ++i) many += "{1}";
+  const auto translated = translate_pattern(many);
+  ASSERT_FALSE(translated);
+  EXPECT_THAT(translated.error().message, HasSubstr("a quantifier after so many {}"));
+}
+
 TEST(Regex, RefusesWhatItWouldReadDifferently) {
   const std::pair<const char*, const char*> cases[] = {
       {"a\\X", "\\X at byte 1"},
@@ -188,8 +219,6 @@ TEST(Regex, RefusesWhatItWouldReadDifferently) {
       {"(?m:.)", "(?m:"},
       {"(*UTF)a", "(*"},
       {"a{,3}", "{ that is not"},
-      {"a{2}+", "a quantifier after {}"},
-      {"a{2}?", "a quantifier after {}"},
       {"(?i:ss)", "\"ss\" regardless of case"},
       {"\\xff", "this form of a character code"},
       {"a\\", "\\ at the end"},
