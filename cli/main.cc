@@ -2,6 +2,7 @@
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
+#include "common/descriptors.h"
 #include "common/guard.h"
 #include "common/log.h"
 
@@ -19,6 +20,7 @@ int end(moiety::Result<void> outcome) {
 
 int main(int argc, char** argv) {
   using namespace moiety;
+  raise_descriptor_limit();
   init_logging("moiety", LogLevel::kWarning);
   cli::install_interrupt_handler();
   CLI::App app(

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "common/address.h"
+#include "common/descriptors.h"
 #include "common/guard.h"
 #include "common/log.h"
 #include "common/signals.h"
@@ -87,6 +88,7 @@ Result<void> run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  raise_descriptor_limit();
   const auto outcome = guarded([&] { return run(argc, argv); });
   if (outcome) return 0;
   std::fprintf(stderr, "moiety-coordinator: %s\n", outcome.error().message.c_str());

@@ -81,7 +81,9 @@ class RouterLane {
   /// Begins to connect to a worker's port and to exchange a hello (router id, expected incarnation,
   /// token); returns at once and replaces an earlier connection to that worker. The outcome is one
   /// event of wait(): kConnected, or kPeerLost with error kUnavailable (nobody answered there
-  /// before `deadline`), kLeaseLost (another incarnation answers), or what the port refused it for.
+  /// before `deadline`), kLeaseLost (another incarnation answers), kResourceExhausted (this process
+  /// has no descriptors left for it: that says nothing of the worker), or what the port refused it
+  /// for.
   /// The connection progresses inside wait() only.
   virtual void connect(const std::string& address,
                        std::uint64_t worker,

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "common/descriptors.h"
 #include "common/ids.h"
 #include "common/log.h"
 #include "http/wire.h"
@@ -41,7 +43,8 @@ constexpr std::size_t kMaxPipelinedBytes = 64u << 10;
 /// How long a closing connection waits for the client's end, so that unread input does not reset
 /// the connection before the client has read the answer.
 constexpr std::chrono::seconds kLinger{2};
-/// Connections beyond max_connections that may wait for their 503.
+/// Connections beyond max_connections that may wait for their 503; half as many as are served where
+/// that is less.
 constexpr std::size_t kMaxRejected = 64;
 
 class Connection;
@@ -591,6 +594,8 @@ class ServerImpl final : public Server {
  public:
   ServerImpl(ServerOptions options, Handler handler) : core_(std::make_shared<Core>()) {
     core_->options = std::move(options);
+    core_->options.max_connections =
+        connections_within(core_->options.max_connections, descriptor_limit());
     core_->handler = std::move(handler);
   }
   ~ServerImpl() override { stop(std::chrono::milliseconds(0)); }
@@ -684,7 +689,7 @@ class ServerImpl final : public Server {
   void add(tcp::socket socket) {
     const std::size_t open = core_->connections.size();
     const std::size_t limit = core_->options.max_connections;
-    if (open >= limit + kMaxRejected) return;
+    if (open >= limit + std::min(kMaxRejected, (limit + 1) / 2)) return;
     error_code ignored;
     socket.set_option(tcp::no_delay(true), ignored);
     auto connection = std::make_shared<Connection>(core_, std::move(socket));
@@ -706,6 +711,10 @@ class ServerImpl final : public Server {
 };
 
 }  // namespace
+
+std::size_t connections_within(std::size_t wanted, std::size_t descriptors) {
+  return std::clamp<std::size_t>(descriptors / 2, 1, std::max<std::size_t>(1, wanted));
+}
 
 Result<std::unique_ptr<Server>> Server::start(ServerOptions options, Handler handler) {
   auto server = std::make_unique<ServerImpl>(std::move(options), std::move(handler));

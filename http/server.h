@@ -54,12 +54,19 @@ struct ServerOptions {
   std::string host = "127.0.0.1";
   std::uint16_t port = 0;                  ///< 0 picks a free one
   std::size_t max_body_bytes = 16u << 20;  ///< beyond: 413
-  std::size_t max_connections = 4096;      ///< beyond: 503 and close
-  std::chrono::seconds idle_timeout{60};   ///< keep-alive connections and slow senders (README.md)
+  /// Beyond: 503 and close. Less where the process may not have enough descriptors open
+  /// (connections_within).
+  std::size_t max_connections = 4096;
+  std::chrono::seconds idle_timeout{60};  ///< keep-alive connections and slow senders (README.md)
   /// The body of an error that the server itself makes (400, 413, 500, 503): status and sentence
   /// in, JSON out.
   std::function<std::string(int status, std::string_view message)> error_body;
 };
+
+/// How many connections a server serves of `wanted` where a process may have `descriptors` open:
+/// half at most, so that a quarter stays free beside those that are told to come again. At least
+/// one.
+std::size_t connections_within(std::size_t wanted, std::size_t descriptors);
 
 /// An HTTP/1.1 server with keep-alive on a thread of its own. The handler runs on that thread and
 /// must not block.

@@ -27,6 +27,8 @@ const char* Fleet::name(Loss loss) {
   switch (loss) {
     case Loss::kConnection:
       return "connection";
+    case Loss::kUntried:
+      return "untried";
     case Loss::kSilent:
       return "silent";
     case Loss::kRefused:
@@ -44,6 +46,7 @@ Fleet::Fleet(std::chrono::milliseconds connect_timeout,
 
 void Fleet::connect(fabric::RouterLane& lane, WorkerId id, Worker& worker) {
   worker.state = Worker::State::kConnecting;
+  worker.untried = false;
   lane.connect(worker.address, id.value, worker.incarnation, Clock::now() + connect_timeout_);
 }
 
@@ -101,7 +104,7 @@ std::optional<std::vector<WorkerId>> Fleet::applied(fabric::RouterLane& lane) {
       it = workers_.erase(it);
       continue;
     }
-    if (worker.state != Worker::State::kConnected) lost.push_back(it->first);
+    if (worker.state != Worker::State::kConnected && !worker.untried) lost.push_back(it->first);
     base_incarnations_[it->first] = worker.incarnation;
     ++it;
   }
@@ -137,10 +140,13 @@ void Fleet::down(WorkerId id, Worker& worker, Loss how, const std::string& why) 
   const bool was_connected = worker.state == Worker::State::kConnected;
   worker.state = Worker::State::kDown;
   worker.owed.reset();
-  worker.backoff = std::clamp(worker.backoff * 2, kFirstRetry,
-                              how == Loss::kConnection ? kSlowestConnect : kSlowestRetry);
+  worker.backoff = std::clamp(
+      worker.backoff * 2, kFirstRetry,
+      how == Loss::kConnection || how == Loss::kUntried ? kSlowestConnect : kSlowestRetry);
   worker.retry = Clock::now() + worker.backoff;
   if (was_connected) rebuild_routes();
+  worker.untried = how == Loss::kUntried;
+  if (worker.untried) return log_warning("worker {} cannot be connected to: {}", id.value, why);
   if (how != Loss::kEpoch) return suspect(id, worker, why);
   worker.retry = Clock::time_point::max();
   worker.suspected = true;
@@ -149,7 +155,8 @@ void Fleet::down(WorkerId id, Worker& worker, Loss how, const std::string& why) 
 void Fleet::on_lost(WorkerId id, const Error& why) {
   const auto it = workers_.find(id);
   if (it == workers_.end()) return;
-  down(id, it->second, Loss::kConnection, why.message);
+  const bool untried = why.code == ErrorCode::kResourceExhausted;
+  down(id, it->second, untried ? Loss::kUntried : Loss::kConnection, why.message);
   // Another process answers there: this incarnation is not coming back.
   if (why.code == ErrorCode::kLeaseLost) it->second.retry = Clock::time_point::max();
 }

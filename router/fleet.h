@@ -52,6 +52,7 @@ class Fleet {
     bool awaited = false;     ///< the switch under way waits for its connection
     bool retiring = false;    ///< not of the new epoch
     bool suspected = false;   ///< reported since it was last connected
+    bool untried = false;     ///< kDown because this process could not try to connect
     Clock::time_point retry;  ///< kDown: when to connect again
     std::chrono::milliseconds backoff{0};
     ReplyTimes times;
@@ -61,6 +62,7 @@ class Fleet {
   /// How a worker was found to be lost.
   enum class Loss : std::uint8_t {
     kConnection,  ///< its lane ended, or cannot be opened
+    kUntried,     ///< this process lacks what a lane needs: that says nothing of the worker
     kSilent,      ///< a reply is overdue
     kRefused,     ///< it cannot compute what it should
     kEpoch,       ///< the coordinator says so: it need not be told, and is not tried again
@@ -77,7 +79,8 @@ class Fleet {
   void await_local() { local_awaited_ = true; }
   /// The experts that this router holds; asked from nobody else.
   void set_local(std::vector<ExpertId> experts);
-  /// Once when the switch is over: the workers that are not connected.
+  /// Once when the switch is over: the workers that cannot be reached. Those of Loss::kUntried are
+  /// not among them.
   std::optional<std::vector<WorkerId>> applied(fabric::RouterLane& lane);
 
   void on_connected(WorkerId worker);

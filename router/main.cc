@@ -2,12 +2,14 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "common/descriptors.h"
 #include "common/guard.h"
 #include "common/log.h"
 #include "fabric/mpi/mpi_lane.h"
 #include "router/options.h"
 
 int main(int argc, char** argv) {
+  moiety::raise_descriptor_limit();
   using moiety::CombineMode;
   moiety::RouterOptions options;
   CLI::App app(

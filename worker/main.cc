@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "common/descriptors.h"
 #include "common/flags.h"
 #include "common/guard.h"
 #include "common/log.h"
@@ -10,6 +11,7 @@
 #include "worker/worker.h"
 
 int main(int argc, char** argv) {
+  moiety::raise_descriptor_limit();
   moiety::WorkerOptions options;
   std::string dtype = "bf16";
   std::string expert_dtype;

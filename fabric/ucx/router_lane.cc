@@ -3,12 +3,23 @@
 #include <algorithm>
 #include <map>
 
+#include "common/descriptors.h"
 #include "fabric/protocol.h"
 #include "fabric/ucx/engine.h"
 #include "fabric/ucx/ucx_lane.h"
 
 namespace moiety::fabric {
 namespace {
+
+/// More than UCX opens for one connection.
+constexpr std::size_t kDescriptorsToDial = 8;
+
+Error out_of_descriptors() {
+  return fail(ErrorCode::kResourceExhausted,
+              fmt::format("this process has no file descriptors left to connect with (it may have "
+                          "{}); raise its hard limit (ulimit -n)",
+                          descriptor_limit()));
+}
 
 class UcxRouterLane final : public RouterLane {
  public:
@@ -20,6 +31,11 @@ class UcxRouterLane final : public RouterLane {
                std::uint64_t incarnation,
                Deadline deadline) override {
     disconnect(worker);
+    // UCX reports that as if the peer had failed.
+    if (!descriptors_left(kDescriptorsToDial)) {
+      engine_->add(lost(worker, address, out_of_descriptors()));
+      return;
+    }
     auto dialled = engine_->dial(address, worker);
     if (!dialled) {
       engine_->add(lost(worker, address, std::move(dialled).error()));
@@ -59,7 +75,9 @@ class UcxRouterLane final : public RouterLane {
       if (event.type == Event::Type::kTimeout && Clock::now() < deadline) continue;
       if (event.type == Event::Type::kPeerLost) {
         if (const auto it = greetings_.find(event.peer); it != greetings_.end()) {
-          event = lost(event.peer, it->second.address, std::move(event.error));
+          event = lost(
+              event.peer, it->second.address,
+              descriptors_left(kDescriptorsToDial) ? std::move(event.error) : out_of_descriptors());
           greetings_.erase(it);
         }
       }

@@ -137,21 +137,24 @@ class Server:
 
 
 class Cluster:
-    def __init__(self, bin_dir, *flags):
+    def __init__(self, bin_dir, *flags, descriptors=None):
+        """`descriptors`: how many each process may have open, as a hard limit."""
         self.moiety = Path(bin_dir) / "moiety"
         self.dir = tempfile.TemporaryDirectory(prefix="moiety-test-")
         self.run_dir = Path(self.dir.name) / "run"
         self.pids = []
         started = self.command("up", "-m", str(MODEL), "--port", "0", "--admin-port", "0", "--run-dir", str(self.run_dir), "-d", "--json",
-                               *flags, admin=False)
+                               *flags, admin=False, descriptors=descriptors)
         self.api, self.admin = started["api"], started["admin"]
         self.apis = started["apis"]
         # The supervisor first: it would start again what ends before it.
         self.pids = [started["supervisor_pid"], started["coordinator_pid"], *started["router_pids"]]
 
-    def command(self, *words, admin=True, check=True):
+    def command(self, *words, admin=True, check=True, descriptors=None):
         """Runs `moiety ...`; its parsed JSON (with check) or the finished process."""
         line = [str(self.moiety), *words] + (["--admin", self.admin, "--json"] if admin else [])
+        if descriptors is not None:
+            line = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *line]
         done = subprocess.run(line, text=True, capture_output=True, timeout=200)
         if not check:
             return done

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """A worker is killed, stopped or slow while streams run. usage: worker_loss_test.py BIN_DIR"""
+import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 import unittest
@@ -90,6 +92,22 @@ class WorkerLoss(unittest.TestCase):
             page = call("GET", cluster.api + "/metrics")[1]
             self.assertGreater(metric(page, "moiety_step_retries_total"), 0, "a worker was lost, nobody noticed")
             self.assertEqual(metric(page, "moiety_requests_parked"), 0)
+
+    def test_idle_clients_cost_no_worker_its_life(self):
+        # More of them than a router may have descriptors: it still connects to a worker that starts again.
+        with Cluster(BIN, "--workers", "2", "--worker-threads", "1", descriptors=200) as cluster:
+            address = ("127.0.0.1", int(cluster.api.rsplit(":", 1)[1]))
+            with contextlib.ExitStack() as idle:
+                for _ in range(260):
+                    idle.enter_context(socket.create_connection(address, timeout=5))
+                os.kill(cluster.admin_status()["workers"][0]["pid"], signal.SIGKILL)
+                wait_until(lambda: cluster.admin_status()["lost"], "the loss is seen")
+                back = wait_until(lambda: (status := cluster.admin_status())["ready"] and status, "the worker is back")
+                # The router has confirmed that it reaches both.
+                wait_until(lambda: cluster.admin_status()["routers"][0]["epoch"] >= back["epoch"], "the router uses it")
+                self.assertEqual([w["losses"] for w in cluster.admin_status()["workers"]], [1, 0])
+            wait_until(lambda: self.serves(cluster), "there is room for clients again")
+            self.assertEqual([w["losses"] for w in cluster.admin_status()["workers"]], [1, 0])
 
     def test_without_restart_requests_do_what_their_deployment_says(self):
         with Cluster(BIN, "--workers", "4", "--worker-threads", "1", "--no-restart-workers") as cluster:

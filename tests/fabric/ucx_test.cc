@@ -51,6 +51,23 @@ TEST(UcxLane, BadAddressesAreInvalidArguments) {
   }
 }
 
+// What a router lacks itself is no word against a worker.
+TEST(UcxLane, AConnectWithoutDescriptorsSaysSo) {
+  UcxBackend backend;
+  const EchoWorker worker(backend.port(worker_identity(3)), 3);
+  const auto lane = backend.lane(router_identity(5));
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none = {0, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto refused = connect_now(*lane, worker.address(), 3, 1, generous());
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kResourceExhausted) << refused.error().message;
+  const auto again = connect_now(*lane, worker.address(), 3, 1, generous());
+  EXPECT_TRUE(again) << again.error().message;
+}
+
 std::chrono::nanoseconds process_cpu() {
   rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);

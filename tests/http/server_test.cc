@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -522,6 +523,33 @@ TEST(HttpServer, RefusesConnectionsBeyondTheLimit) {
   const auto second = request("GET", url(*server, "/"), "", kPatience);
   ASSERT_TRUE(second) << second.error().message;
   EXPECT_EQ(second->status, 503);
+}
+
+TEST(HttpServer, ConnectionsLeaveDescriptorsForAllElse) {
+  EXPECT_EQ(connections_within(4096, 1u << 20), 4096u);
+  EXPECT_EQ(connections_within(4096, 200), 100u);
+  EXPECT_EQ(connections_within(10, 200), 10u);
+  EXPECT_EQ(connections_within(4096, 0), 1u);
+}
+
+TEST(HttpServer, ManyConnectionsDoNotTakeTheLastDescriptor) {
+  rlimit before = {};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit little = {100, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &little), 0);
+  const auto server = serve(echo);
+  // The clients are of this process too, and may have more.
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  const std::string address = url(*server, "/");
+  std::vector<std::unique_ptr<RawClient>> idle;
+  for (int i = 0; i < 50; ++i) {
+    idle.push_back(std::make_unique<RawClient>(server->port()));
+    idle.back()->send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    idle.back()->read_until("GET /");
+  }
+  const auto one_more = request("GET", address, "", kPatience);
+  ASSERT_TRUE(one_more) << one_more.error().message;
+  EXPECT_EQ(one_more->status, 503);
 }
 
 TEST(HttpServer, StopsAfterAnswersUnderWay) {

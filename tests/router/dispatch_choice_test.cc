@@ -198,6 +198,26 @@ TEST_F(FleetSwitch, NeitherIsOneThatTheOldEpochNamedAsLost) {
   EXPECT_EQ(fleet_.owners(0, 1), on({0}));
 }
 
+TEST(Fleet, AWorkerThatThisRouterCouldNotTryIsNotAccused) {
+  fabric::LoopbackNetwork network;
+  const auto lane = network.make_router_lane({0, 0, ""});
+  std::vector<WorkerId> suspected;
+  Fleet fleet(1h, ReplyLimits(),
+              [&](WorkerId id, std::uint64_t, const std::string&) { suspected.push_back(id); });
+  EpochView view;
+  view.placement.epoch = Epoch{1};
+  view.placement.owners = {{on({0}), on({1})}};
+  view.workers = {{WorkerId{0}, 1, "loop:1"}, {WorkerId{1}, 1, "loop:2"}};
+  fleet.apply(*lane, view);
+  fleet.on_lost(WorkerId{0}, fail(ErrorCode::kResourceExhausted, "no descriptors"));
+  fleet.on_lost(WorkerId{1}, fail(ErrorCode::kUnavailable, "nobody answers"));
+  EXPECT_EQ(suspected, on({1}));
+  EXPECT_EQ(fleet.applied(*lane), on({1}));
+  EXPECT_LE(fleet.next_timer(), Clock::now() + 1s) << "it is tried again";
+  fleet.on_connected(WorkerId{0});
+  EXPECT_EQ(fleet.owners(0, 0), on({0}));
+}
+
 TEST(ReplyTimes, MoreRowsMayTakeMoreTime) {
   ReplyTimes times;
   for (int i = 0; i < 10; ++i) times.add(1, 3ms);
