@@ -233,6 +233,7 @@ void Engine::activate(const EpochView& view, std::size_t num_lost) {
     served_ = std::move(served);
     epoch_ = view.placement.epoch;
   }
+  end_orphans(view);
   log_info("epoch {} is active: {} workers, {} deployments, {} lost", view.placement.epoch.value,
            view.workers.size(), view.deployments.size(), num_lost);
 }

@@ -60,7 +60,9 @@ struct EngineObserver {
 /// does what its deployment's MissingPolicy says. kWait: it is parked until experts have come into
 /// reach again, at most until the request's deadline. kMask: it goes on under a mask without them,
 /// if every layer keeps as many experts as a token selects (else it is parked), and under its own
-/// again when they are back. kFail: it ends with kWorkerLost. All other sequences go on.
+/// again when they are back. kFail: it ends with kWorkerLost. All other sequences go on. One whose
+/// deployment is in the new epoch no more finishes if its experts are still placed somewhere, else
+/// it ends with kNotFound at once.
 ///
 /// The same request gives the same bits alone, in any batch, in any
 /// chunks, preempted or not, cached or not, as far as the backend gives the same sums. The
@@ -151,6 +153,7 @@ class Engine {
   void take_arrivals();
   void apply_pending_view();
   void activate(const EpochView& view, std::size_t num_lost);
+  void end_orphans(const EpochView& view);
   void regain();
   void handle_failure(Sequence& sequence, std::uint8_t failure);
   bool mask_missing(Sequence& sequence);

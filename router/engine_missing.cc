@@ -39,7 +39,51 @@ std::shared_ptr<const GateMask> without_missing(const GateMask* base,
   return mask;
 }
 
+/// Whether the placement has every expert of the mask somewhere, lost or not. Embedded mode has
+/// none: everything is here.
+bool is_placed(const GateMask* mask, const Placement& placement, const Architecture& architecture) {
+  const auto& owners = placement.owners;
+  if (owners.empty()) return true;
+  for (std::size_t layer = 0; layer < architecture.layers.size(); ++layer) {
+    const auto num_routed = static_cast<std::size_t>(architecture.layers[layer].moe.num_routed);
+    for (std::size_t expert = 0; expert < num_routed; ++expert) {
+      const bool kept =
+          mask == nullptr || mask->kept[layer].empty() || mask->kept[layer][expert] != 0;
+      const bool owned =
+          layer < owners.size() && expert < owners[layer].size() && !owners[layer][expert].empty();
+      if (!kept || owned) continue;
+      const ExpertId id{static_cast<std::int32_t>(layer), static_cast<std::int32_t>(expert)};
+      const auto& here = placement.router_experts;
+      if (!std::binary_search(here.begin(), here.end(), id)) return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
+
+/// Ends those whose deployment was removed under them while this router was out of the
+/// coordinator's reach, if experts that they may need are placed nowhere any more: nothing would
+/// ever bring those back. The others finish.
+void Engine::end_orphans(const EpochView& view) {
+  take_arrivals();
+  const auto is_served = [this](const Sequence& sequence) {
+    const std::lock_guard lock(mutex_);
+    const auto it = served_.find(sequence.request.deployment);
+    return it != served_.end() && it->second.mask == sequence.deployed;
+  };
+  scheduler_.for_each([&](Sequence& sequence) {
+    if (is_served(sequence) ||
+        is_placed(sequence.deployed.get(), view.placement, model_.architecture()))
+      return;
+    const std::string& name = sequence.request.deployment;
+    finish(
+        sequence, FinishReason::kError,
+        fail(ErrorCode::kNotFound, (name.empty() ? "the full model" : "deployment '" + name + "'") +
+                                       " was removed while the request ran (epoch " +
+                                       std::to_string(view.placement.epoch.value) + ")"));
+  });
+}
 
 /// Lets those try again that wait for experts, when some came into reach.
 void Engine::regain() {

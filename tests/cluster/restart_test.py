@@ -194,6 +194,27 @@ class RestartTest(unittest.TestCase):
             self.assertNotEqual(again["pid"], victim["pid"])
             cluster.pids.append(again["pid"])
 
+    def test_requests_of_a_deployment_that_is_removed_while_their_router_pauses_end(self):
+        with Cluster(BIN, "--workers", "4", "--worker-threads", "1") as cluster:
+            subset = cluster.run_dir / "red.json"
+            write_subset(BIN, subset, seed=5)
+            cluster.command("deploy", "red", "--subset", str(subset))
+            whole = start_streams([cluster.api], 2, tokens=900)
+            red = start_streams([cluster.api], 1, NAME + ":red")
+            router = cluster.pids[2]
+            os.kill(router, signal.SIGSTOP)
+            try:
+                cluster.command("undeploy", NAME)  # the router's lease runs out: nobody waits for its requests
+            finally:
+                os.kill(router, signal.SIGCONT)
+            for stream in [*whole, *red]:
+                stream.join(timeout=30)
+                self.assertFalse(stream.is_alive(), f"a stream hangs after {len(stream.frames)} frames")
+            self.assertEqual([stream.failure() for stream in whole], ["not_found"] * 2)
+            # What it needs is still there.
+            self.assertIsNone(red[0].failure())
+            self.assertEqual(red[0].frames[-1]["choices"][0]["finish_reason"], "length")
+
     def test_an_mpi_world_outlives_a_worker_and_comes_back_when_its_router_dies(self):
         with Cluster(BIN, "--fabric", "mpi", "--workers", "3", "--worker-threads", "1") as cluster:
             status = cluster.admin_status()

@@ -128,6 +128,34 @@ TEST_F(MissingExperts, AParkedRequestEndsAtItsDeadlineAndCanBeCancelled) {
   EXPECT_EQ(engine_->load().scheduler.kv_blocks_used, 0);
 }
 
+// The coordinator removes a deployment under a router that it has not heard for its lease.
+TEST_F(MissingExperts, AnEpochThatPlacesTheirExpertsNowhereEndsThemAtOnce) {
+  const std::vector<std::int32_t> a = reference(request(1, 40));
+  serve(MissingPolicy::kWait);
+  Heard parked, running, other;
+  must(engine_->submit(request(0, 200), running.callbacks()));
+  running.wait_tokens(1);
+  fleet_.kill(kLost);
+  must(engine_->submit(request(0, 40), parked.callbacks()));
+  wait_parked(2);
+  must(engine_->submit(request(1, 40), other.callbacks()));
+  view_.deployments = {};  // what "a" needs is still there
+  for (auto& layer : view_.placement.owners) {
+    for (auto& owners : layer) {
+      if (owners == std::vector{kLost}) owners.clear();
+    }
+  }
+  publish();
+  for (Heard* heard : {&parked, &running}) {
+    const Finish end = heard->wait_end();
+    EXPECT_EQ(end.error.code, ErrorCode::kNotFound);
+    EXPECT_EQ(end.error.message, "the full model was removed while the request ran (epoch 2)");
+  }
+  EXPECT_EQ(other.wait_end().reason, FinishReason::kLength) << other.wait_end().error.message;
+  EXPECT_EQ(other.tokens(), a);
+  EXPECT_EQ(engine_->load().parked, 0u);
+}
+
 TEST_F(MissingExperts, FailEndsThemWithATypedError) {
   serve(MissingPolicy::kFail);
   fleet_.kill(kLost);
