@@ -6,6 +6,7 @@
 #include <boost/asio/connect.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
+#include <exception>
 #include <optional>
 #include <thread>
 
@@ -178,7 +179,12 @@ Result<std::unique_ptr<Channel>> Channel::connect(const std::string& address,
                                                   const Hello& hello,
                                                   const ChannelOptions& options) {
   auto channel = std::make_unique<ChannelImpl>();
-  MOIETY_TRY(channel->open(address, hello, options));
+  try {
+    MOIETY_TRY(channel->open(address, hello, options));
+  } catch (const std::exception& error) {  // no thread or memory, ours or the resolver's: for now
+    return fail(ErrorCode::kUnavailable,
+                fmt::format("cannot connect to {}: {}", address, error.what()));
+  }
   return std::unique_ptr<Channel>(std::move(channel));
 }
 

@@ -41,8 +41,8 @@ struct ChannelCallbacks {
 class Channel {
  public:
   /// Connects to "host:port", sends `hello` and waits for Welcome. Blocks until `connect_timeout`.
-  /// kUnavailable (nobody listens; closed), kDeadlineExceeded, kCancelled (options.stop), or the
-  /// error of the peer's Refuse.
+  /// kUnavailable (nobody listens; closed; no thread or memory now), kDeadlineExceeded, kCancelled
+  /// (options.stop), or the error of the peer's Refuse.
   static Result<std::unique_ptr<Channel>> connect(const std::string& address,
                                                   const Hello& hello,
                                                   const ChannelOptions& options = {});

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -270,6 +271,22 @@ TEST(Channel, NamesAnAddressWhereNobodyListens) {
     ASSERT_FALSE(wrong);
     EXPECT_EQ(wrong.error().code, ErrorCode::kInvalidArgument) << bad;
   }
+}
+
+TEST(Channel, WithoutAThreadItIsUnavailableForNow) {
+  TestServer server;
+  pthread_attr_t before, impossible;
+  ASSERT_EQ(pthread_getattr_default_np(&before), 0);
+  ASSERT_EQ(pthread_getattr_default_np(&impossible), 0);
+  // A stack as large as the address space: whoever starts a thread hears what a full machine says.
+  ASSERT_EQ(pthread_attr_setstacksize(&impossible, std::size_t{1} << 47), 0);
+  ASSERT_EQ(pthread_setattr_default_np(&impossible), 0);
+  const auto refused = Channel::connect(server.address(), good_hello());
+  ASSERT_EQ(pthread_setattr_default_np(&before), 0);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kUnavailable);
+  EXPECT_THAT(refused.error().message, HasSubstr("thread"));
+  const TestClient again(server.address());
 }
 
 TEST(Channel, GivesUpOnASilentServer) {
