@@ -48,16 +48,23 @@ Result<void> check_options(const PlaceOptions& options) {
 }
 
 /// kResourceExhausted unless every layer fits all workers together.
-Result<void> check_room(const Membership& membership, const PlaceOptions& options) {
+Result<void> check_room(const ModelShape& model,
+                        const Membership& membership,
+                        const PlaceOptions& options) {
   const auto workers = static_cast<std::int64_t>(options.workers.size());
   const std::int64_t capacity = options.capacity_per_layer;
   if (capacity == 0) return {};
   std::int64_t most = 0;
   std::size_t fullest = 0;
+  std::uint64_t missing_bytes = 0;
   for (std::size_t layer = 0; layer < membership.size(); ++layer) {
     const auto& members = membership[layer];
     const std::int64_t needed =
         std::count_if(members.begin(), members.end(), [](Members who) { return who != 0; });
+    if (needed > workers * capacity) {
+      missing_bytes += static_cast<std::uint64_t>(needed - workers * capacity) *
+                       model.layers[layer].expert_bytes;
+    }
     if (needed > most) {
       most = needed;
       fullest = layer;
@@ -71,8 +78,9 @@ Result<void> check_room(const Membership& membership, const PlaceOptions& option
   return fail(ErrorCode::kResourceExhausted,
               "layer " + std::to_string(fullest) + " needs " + count_of(most, "expert") + ", but " +
                   count_of(workers, "worker") + " of " + std::to_string(capacity) +
-                  " per layer hold " + std::to_string(workers * capacity) + "; " + advice +
-                  ", or deploy less");
+                  " per layer hold " + std::to_string(workers * capacity) +
+                  "; over all layers room for " + std::to_string(missing_bytes) +
+                  " bytes is missing; " + advice + ", or deploy less");
 }
 
 /// kById and kRoundRobin: a fixed rule on the id. Further copies go to the workers after the first.
@@ -208,7 +216,7 @@ Result<Placement> place_experts(const ModelShape& model,
     placement.router_experts = options.router_experts;
     return placement;
   }
-  MOIETY_TRY(check_room(membership, options));
+  MOIETY_TRY(check_room(model, membership, options));
   const bool by_rule =
       options.policy == PlacementPolicy::kById || options.policy == PlacementPolicy::kRoundRobin;
   MOIETY_ASSIGN(Placement placement, by_rule ? place_by_rule(model, membership, options)
@@ -222,7 +230,7 @@ Result<Placement> place_one_copy(const ModelShape& model,
                                  const Membership& membership,
                                  const PlaceOptions& options,
                                  const Placement& current) {
-  MOIETY_TRY(check_room(membership, options));
+  MOIETY_TRY(check_room(model, membership, options));
   const bool in_bytes = std::any_of(options.capacity_bytes.begin(), options.capacity_bytes.end(),
                                     [](std::uint64_t bytes) { return bytes > 0; });
   if (in_bytes) return place_by_bytes(model, membership, options, current);

@@ -249,8 +249,8 @@ TEST(PlaceExperts, RefusesWhatDoesNotFit) {
   const Error small = error_of(options_of(4, 15));
   EXPECT_EQ(small.code, ErrorCode::kResourceExhausted);
   EXPECT_EQ(small.message,
-            "layer 0 needs 63 experts, but 4 workers of 15 per layer hold 60; allow 5 workers, a "
-            "capacity of 16, or deploy less");
+            "layer 0 needs 63 experts, but 4 workers of 15 per layer hold 60; over all layers room "
+            "for 9000 bytes is missing; allow 5 workers, a capacity of 16, or deploy less");
   EXPECT_EQ(error_of(options_of(0, 15)).code, ErrorCode::kResourceExhausted);
   EXPECT_EQ(error_of(options_of(4, 0)).code, ErrorCode::kInvalidArgument);
   PlaceOptions twice = options_of(4, 16);
