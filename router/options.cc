@@ -36,7 +36,8 @@ void add_router_flags(CLI::App& app, RouterOptions& options) {
       ->capture_default_str();
   app.add_option("--max-queue", options.engine.max_queue,
                  "Waiting requests, with those of the same deployment that wait for lost experts; "
-                 "beyond it: status 429")
+                 "beyond it: status 429. So in all as many as deployments times this may wait for "
+                 "lost experts")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--kv-cache-bytes", options.engine.kv_cache_bytes,
