@@ -447,6 +447,8 @@ void ClusterState::finish(Operation operation, std::optional<Error> error, const
   operation.error = error;
   if (change != nullptr) operation.cost = change->cost;
   if (!error && published() != nullptr) operation.epoch = published()->placement.epoch;
+  ++operations_ended_[{operation.kind, !error}];
+  if (!error) moved_ += operation.cost;
   operation.deployments.clear();
   const std::string what = describe_change(operation);
   if (error) {

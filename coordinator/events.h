@@ -155,6 +155,7 @@ struct CompleteOperation {
   RequestId request;
   OperationId operation;
   std::optional<Error> error;
+  bool refused = false;  ///< no operation began, and none that did failed
 };
 
 /// A decision and why it was made.

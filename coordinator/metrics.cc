@@ -81,7 +81,9 @@ void add_cluster(Page& page, const ClusterStatus& status) {
   page.gauge("moiety_replicas_missing", "Copies of experts that there is no room or worker for",
              status.replicas_missing);
   page.gauge("moiety_deployments", "Deployments served or draining", status.deployments.size());
-  page.gauge("moiety_routers", "Connected routers", status.routers.size());
+  page.gauge("moiety_routers", "Connected routers",
+             std::count_if(status.routers.begin(), status.routers.end(),
+                           [](const RouterStatus& each) { return each.connected; }));
   page.gauge("moiety_router_experts", "Experts that every router shall hold itself",
              status.router_experts);
   auto held = page.gauges("moiety_router_expert_bytes", "Bytes of the experts that it holds");
@@ -90,6 +92,17 @@ void add_cluster(Page& page, const ClusterStatus& status) {
              static_cast<double>(each.stats.bytes_resident));
   page.gauge("moiety_operations_waiting", "Changes that wait for the one that runs",
              status.queued_operations);
+  auto operations = page.counters("moiety_operations_total", "Changes that ended");
+  for (const auto& [key, count] : status.operations_ended) {
+    operations.set({{"kind", std::string(operation_kind_name(key.first))},
+                    {"result", key.second ? "succeeded" : "failed"}},
+                   static_cast<double>(count));
+  }
+  page.counter("moiety_move_experts_loaded_total", "Experts that changes made workers read",
+               status.moved.experts_loaded);
+  page.counter("moiety_move_bytes_loaded_total", "Their bytes", status.moved.bytes_loaded);
+  page.counter("moiety_move_bytes_dropped_total", "Bytes that changes made workers drop",
+               status.moved.bytes_dropped);
   page.counter("moiety_epoch_changes_total", "Epochs published", status.epoch_changes);
   page.counter("moiety_worker_losses_total", "Workers that ended against our will",
                status.worker_losses);
@@ -123,19 +136,8 @@ void add_workers(Page& page, const ClusterStatus& status) {
 }
 
 void add_counts(Page& page, const RuntimeCounts& counts) {
-  auto operations = page.counters("moiety_operations_total", "Changes that ended");
-  for (const auto& [key, count] : counts.operations) {
-    operations.set({{"kind", std::string(operation_kind_name(key.first))},
-                    {"result", key.second ? "succeeded" : "failed"}},
-                   static_cast<double>(count));
-  }
   page.counter("moiety_changes_refused_total", "Changes that were refused before they began",
                counts.refused_changes);
-  page.counter("moiety_move_experts_loaded_total", "Experts that changes made workers read",
-               counts.experts_loaded);
-  page.counter("moiety_move_bytes_loaded_total", "Their bytes", counts.bytes_loaded);
-  page.counter("moiety_move_bytes_dropped_total", "Bytes that changes made workers drop",
-               counts.bytes_dropped);
   auto decisions =
       page.counters("moiety_coordinator_decisions_total", "Lines of the log of decisions");
   for (LogLevel level : {LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError}) {

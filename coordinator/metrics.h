@@ -21,12 +21,7 @@ struct RuntimeCounts {
   std::array<std::uint64_t, kBounds.size() + 1> persists{};
   double persist_seconds = 0;
   std::uint64_t persist_failures = 0;
-  /// Operations that ended, by kind and whether they succeeded.
-  std::map<std::pair<OperationKind, bool>, std::uint64_t> operations;
   std::uint64_t refused_changes = 0;  ///< before they became operations
-  std::uint64_t experts_loaded = 0;   ///< planned by operations that succeeded
-  std::uint64_t bytes_loaded = 0;
-  std::uint64_t bytes_dropped = 0;
   std::map<LogLevel, std::uint64_t> decisions;
   std::uint64_t workers_adopted = 0;
 

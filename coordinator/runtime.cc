@@ -258,7 +258,7 @@ void Runtime::handle_one(Event& event) {
   }
   const auto refuse = [&](const Error& error) {
     record(LogLevel::kError, "refused a change: " + error.message);
-    complete({change->request, change->operation, error});
+    complete({change->request, change->operation, error, /*refused=*/true});
   };
   if (unwritten_) return refuse(*runtime_status_.blocked);
   if (auto room = options_.store->check_room(); !room) return refuse(room.error());
@@ -376,7 +376,6 @@ http::Response Runtime::error_response(const Error& error) const {
 }
 
 void Runtime::accept(const AcceptOperation& accepted) {
-  under_way_.insert(accepted.operation);
   const auto caller = callers_.find(accepted.request);
   if (caller == callers_.end() || caller->second.wait) return;
   std::exchange(caller->second.responder, nullptr)
@@ -385,16 +384,7 @@ void Runtime::accept(const AcceptOperation& accepted) {
 
 void Runtime::complete(const CompleteOperation& done) {
   const auto operation = state_->operation(done.operation);
-  if (operation && under_way_.erase(done.operation) != 0) {
-    ++counts_.operations[{operation->kind, !done.error}];
-    if (!done.error) {
-      counts_.experts_loaded += static_cast<std::uint64_t>(operation->cost.experts_loaded);
-      counts_.bytes_loaded += operation->cost.bytes_loaded;
-      counts_.bytes_dropped += operation->cost.bytes_dropped;
-    }
-  } else if (done.error) {
-    ++counts_.refused_changes;
-  }
+  if (done.refused) ++counts_.refused_changes;
   if (done.request == first_request_) {
     if (!done.error) return options_.on_ready(info_);
     if (done.error->code == ErrorCode::kCancelled) return;  // a shutdown came first

@@ -7,7 +7,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -99,7 +98,6 @@ class Runtime {
   std::deque<Event> events_;  // to handle next, from the loop itself
   std::uint64_t requests_ = 0;
   std::map<RequestId, Caller> callers_;
-  std::set<OperationId> under_way_;  // accepted and not ended, for the counts
   std::deque<Decision> decisions_;
   std::uint64_t decision_count_ = 0;
   RuntimeCounts counts_;

@@ -190,7 +190,8 @@ bool ClusterState::answer_known(const ChangeRequest& call, const Operation& oper
         call.request, call.operation,
         fail(ErrorCode::kAlreadyExists,
              fmt::format("operation id '{}' was used for another change ({}); take a new id",
-                         call.operation.value, operation_kind_name(known.kind)))});
+                         call.operation.value, operation_kind_name(known.kind))),
+        /*refused=*/true});
     return true;
   };
   const auto join = [&](Operation& known) {
@@ -212,7 +213,8 @@ bool ClusterState::answer_known(const ChangeRequest& call, const Operation& oper
 
 void ClusterState::request(const ChangeRequest& call, Operation operation) {
   const auto refused = [&](ErrorCode code, std::string why) {
-    act(CompleteOperation{call.request, call.operation, fail(code, std::move(why))});
+    act(CompleteOperation{call.request, call.operation, fail(code, std::move(why)),
+                          /*refused=*/true});
   };
   operation.request_hash = hash_request(operation);
   if (!call.operation.value.empty() && answer_known(call, operation)) return;

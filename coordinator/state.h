@@ -334,6 +334,8 @@ class ClusterState {
   WorkerStatus describe_worker(WorkerId id) const;
   DeploymentStatus describe_deployment(const Deployment& deployment, bool pending) const;
   std::vector<GroupStatus> describe_groups() const;
+  bool comes_back(WorkerId id) const;
+  bool is_missed(WorkerId id) const;
   void count_missing(ClusterStatus& status) const;
 
   Worker& worker(WorkerId id) { return workers_[id.value]; }
@@ -384,6 +386,8 @@ class ClusterState {
   Clock::time_point routers_deadline_;
   std::optional<Clock::time_point> workers_deadline_;
 
+  std::map<std::pair<OperationKind, bool>, std::uint64_t> operations_ended_;
+  planner::MoveCost moved_;
   std::uint64_t epoch_changes_ = 0;
   std::uint64_t worker_losses_ = 0;
   std::uint64_t worker_restarts_ = 0;

@@ -206,6 +206,27 @@ std::vector<GroupStatus> ClusterState::describe_groups() const {
   return groups;
 }
 
+/// Whether it is there again or will be, by itself.
+bool ClusterState::comes_back(WorkerId id) const {
+  const Worker& each = worker(id);
+  return each.process == Worker::Process::kRunning || (!config_.static_fleet && !each.parked);
+}
+
+/// Whether an expert that is placed on it is on no worker that serves, by the published view.
+bool ClusterState::is_missed(WorkerId id) const {
+  const EpochView& view = *published();
+  const auto serves = [&view](WorkerId owner) {
+    return std::any_of(view.workers.begin(), view.workers.end(),
+                       [owner](const WorkerEndpoint& each) { return each.id == owner; });
+  };
+  const std::vector<ExpertId> placed = current_.placement.experts_of(id);
+  return std::any_of(placed.begin(), placed.end(), [&](ExpertId expert) {
+    const auto& owners = view.placement.owners[static_cast<std::size_t>(expert.layer)]
+                                              [static_cast<std::size_t>(expert.expert)];
+    return std::none_of(owners.begin(), owners.end(), serves);
+  });
+}
+
 /// Needed experts and copies of them that no serving worker has, by the published view.
 void ClusterState::count_missing(ClusterStatus& status) const {
   if (published() == nullptr) return;
@@ -271,6 +292,7 @@ ClusterStatus ClusterState::status(Clock::time_point now) const {
       if (std::any_of(present.begin(), present.end(),
                       [id](const auto& each) { return each.id == id; }))
         continue;
+      if (!comes_back(id) && !is_missed(id)) continue;
       LostWorker lost{id, current_.placement.experts_of(id).size(), {}, worker(id).last_loss};
       for (const DeploymentStatus& each : status.deployments) {
         if (std::find(each.lost_workers.begin(), each.lost_workers.end(), id) !=
@@ -308,6 +330,8 @@ ClusterStatus ClusterState::status(Clock::time_point now) const {
     status.routed_experts += static_cast<std::uint64_t>(layer.num_routed);
     status.routed_bytes += layer.expert_bytes * static_cast<std::uint64_t>(layer.num_routed);
   }
+  status.operations_ended = operations_ended_;
+  status.moved = moved_;
   status.epoch_changes = epoch_changes_;
   status.worker_losses = worker_losses_;
   status.worker_restarts = worker_restarts_;

@@ -108,6 +108,8 @@ struct GroupStatus {
   std::vector<WorkerId> workers;
 };
 
+/// A worker of the placement that does not serve, and comes back or is missed: experts of it are on
+/// no other worker that serves. One that stays away while others have all that it held is not.
 struct LostWorker {
   WorkerId id;
   std::uint64_t experts = 0;
@@ -148,6 +150,9 @@ struct ClusterStatus {
   std::uint64_t routed_experts = 0;  ///< of the checkpoint
   std::uint64_t routed_bytes = 0;
   // Since the coordinator started.
+  /// By kind and whether they succeeded, whoever asked for them, each once.
+  std::map<std::pair<OperationKind, bool>, std::uint64_t> operations_ended;
+  planner::MoveCost moved;  ///< by those that succeeded, as planned
   std::uint64_t epoch_changes = 0;
   std::uint64_t worker_losses = 0;
   std::uint64_t worker_restarts = 0;

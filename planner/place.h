@@ -84,6 +84,13 @@ struct MoveCost {
   std::int64_t experts_loaded = 0;
   std::int64_t experts_dropped = 0;
   bool operator==(const MoveCost&) const = default;
+  MoveCost& operator+=(const MoveCost& other) {
+    bytes_loaded += other.bytes_loaded;
+    bytes_dropped += other.bytes_dropped;
+    experts_loaded += other.experts_loaded;
+    experts_dropped += other.experts_dropped;
+    return *this;
+  }
 };
 MoveCost move_cost(const ModelShape& model, const Placement& from, const Placement& to);
 

@@ -310,8 +310,11 @@ TEST_F(StatusTest, MetricsAgree) {
   sim.run();  // it was started again at once, and ended again
   RuntimeCounts counts;
   counts.add_persist(std::chrono::milliseconds(3));
-  counts.operations[{OperationKind::kDeploy, false}] = 2;
-  const std::string text = metrics_text(sim.status(), counts);
+  ClusterStatus now = sim.status();
+  now.operations_ended[{OperationKind::kDeploy, false}] = 2;
+  now.moved.bytes_loaded = 300;
+  now.routers.emplace_back().connected = false;
+  const std::string text = metrics_text(now, counts);
   EXPECT_THAT(text, HasSubstr("\nmoiety_coordinator_epoch 2\n"));
   EXPECT_THAT(text, HasSubstr("moiety_workers{state=\"serving\"} 3\n"));
   EXPECT_THAT(text, HasSubstr("moiety_workers{state=\"lost\"} 1\n"));
@@ -322,6 +325,8 @@ TEST_F(StatusTest, MetricsAgree) {
   EXPECT_THAT(text, HasSubstr("\nmoiety_worker_restarts_total 1\n"));
   EXPECT_THAT(text, HasSubstr("moiety_worker_expert_bytes{worker=\"1\"} 1200\n"));
   EXPECT_THAT(text, HasSubstr("moiety_operations_total{kind=\"deploy\",result=\"failed\"} 2\n"));
+  EXPECT_THAT(text, HasSubstr("\nmoiety_move_bytes_loaded_total 300\n"));
+  EXPECT_THAT(text, HasSubstr("\nmoiety_routers 1\n"));
   EXPECT_THAT(text, HasSubstr("moiety_coordinator_persist_seconds_bucket{le=\"0.002\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("moiety_coordinator_persist_seconds_bucket{le=\"0.005\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("moiety_coordinator_decisions_total{level=\"info\"} 0\n"));

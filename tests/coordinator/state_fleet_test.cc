@@ -470,11 +470,19 @@ TEST_F(Static, TheOthersTakeALostOnesExpertsOverForGood) {
   sim.kill_process(victim);
   sim.run();
   EXPECT_TRUE(sim.status().ready) << "taken over in the same instant";
+  EXPECT_THAT(sim.status().lost, IsEmpty()) << "nothing is missing, and it may stay away";
+  EXPECT_THAT(sim.status().deployments.at(0).lost_workers, Contains(victim));
   sim.advance(10s);
   EXPECT_THAT(sim.state.published()->placement.workers(), Not(Contains(victim)));
   EXPECT_TRUE(sim.status().ready);
   EXPECT_EQ(sim.experts_resident(), 48u);
   EXPECT_FALSE(sim.status().operation) << "placed anew, and at rest";
+  const ClusterStatus status = sim.status();
+  EXPECT_EQ(status.operations_ended.at({OperationKind::kRebalance, true}), 1u)
+      << "though nobody asked for it";
+  planner::MoveCost moved;
+  for (const OperationStatus& each : status.operations) moved += each.cost;
+  EXPECT_EQ(status.moved, moved);
 }
 
 TEST_F(Static, AWorkerThatWasCutOffComesBackWithWhatItHolds) {
@@ -503,6 +511,7 @@ TEST_F(Static, TooLittleRoomLeavesTheRestMissingUntilSomebodyJoins) {
   sim.advance(15s);
   EXPECT_FALSE(sim.status().ready);
   EXPECT_GT(sim.status().experts_missing, 0u);
+  EXPECT_THAT(sim.status().lost, Not(IsEmpty()));
   EXPECT_LT(sim.status().experts_missing, 36u) << "the others did not take what they could";
   sim.join(WorkerId{1});
   sim.advance(15s);
