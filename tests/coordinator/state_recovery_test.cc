@@ -193,6 +193,10 @@ TEST_F(Recovery, TheSameIdIsTheSameOperation) {
 TEST_F(Recovery, AFailureIsKeptToo) {
   const UndeployRequest request{{{}, {"mine"}, {}}, "law"};
   EXPECT_EQ(sim.answers.at(sim.call(request)).error->code, ErrorCode::kNotFound);
+  const RequestId again = sim.call(request);
+  EXPECT_EQ(sim.answers.at(again).error->code, ErrorCode::kNotFound);
+  EXPECT_FALSE(sim.answers.at(again).refused) << "it failed, and was not refused";
+  EXPECT_EQ(sim.status().operations_ended.at({OperationKind::kUndeploy, false}), 1u);
   sim.finish(sim.deploy(random_subset("law", 4, 2)));
   sim.crash_coordinator();
   EXPECT_EQ(sim.answers.at(sim.call(request)).error->code, ErrorCode::kNotFound);
@@ -205,6 +209,7 @@ TEST_F(Recovery, AnotherChangeUnderTheSameIdIsAConflict) {
   sim.advance(5s);
   EXPECT_FALSE(sim.answers.at(one).error);
   EXPECT_EQ(sim.answers.at(two).error->code, ErrorCode::kAlreadyExists);
+  EXPECT_TRUE(sim.answers.at(two).refused);
   EXPECT_EQ(sim.answers.at(three).error->code, ErrorCode::kAlreadyExists);
 }
 
