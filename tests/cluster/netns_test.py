@@ -134,10 +134,12 @@ def check_containers(hosts, bin_dir, folder):
     try:
         start(0, "coordinator", "--fleet", "static", "--workers", 1, "--listen", f"{here}:7700", "--admin-host", here, "--admin-port", 8001,
               "--lease-ttl-ms", 1500)
+        # One after the other, so that it is known who is 0. Each is shown where it connects from.
+        both = []
         for host in (1, 2):
             start_router(host)
-        both = [(0, 1, "0.0.0.0:8000"), (1, 1, "0.0.0.0:8000")]
-        wait_until(lambda: connected() == both, "two routers are connected")
+            both.append((host - 1, 1, f"{hosts.address(host)}:8000"))
+            wait_until(lambda: connected() == both, f"{both} are connected")
         assert start_router(3, "--id", 0).wait(timeout=30) == 1, "a second router of the same id goes on"
         assert "router 0 is already connected, and its heartbeats come: two processes were given one id" in log(3).read_text()
         assert connected() == both, connected()
