@@ -113,7 +113,7 @@ class HostileTest(unittest.TestCase):
                            ("norm_topk_prob", "yes"), ("tie_word_embeddings", "no"), ("hidden_act", "gelu"),
                            ("clip_qkv", -3), ("clip_qkv", "8"), ("attention_bias", 7), ("architectures", "OlmoeForCausalLM"),
                            ("architectures", ["GPT2LMHeadModel"]), ("architectures", [3]), ("eos_token_id", "x"),
-                           ("eos_token_id", -2), ("eos_token_id", VOCAB_SIZE), ("eos_token_id", [1, 1 << 40]),
+                           ("eos_token_id", -2), ("eos_token_id", 2.5), ("eos_token_id", [1, 1 << 40]),
                            ("num_experts_per_tok", 17), ("num_attention_heads", 7), ("num_key_value_heads", 3),
                            ("surprise", {"change": 1}), ("architectures", MISSING), ("hidden_size", MISSING),
                            ("num_experts", MISSING), ("vocab_size", MISSING)):
@@ -341,7 +341,7 @@ class HostileTest(unittest.TestCase):
             (folder / "tokenizer_config.json").write_text(text)
 
         self.each([("garbage", "{]"), ("list", "[]"), ("empty", ""), ("deep", "[" * 100_000),
-                   ("no such token", '{"add_bos_token": true, "bos_token": "<none>"}', "bos_token")],
+                   ("no such token", '{"tokenizer_class": "LlamaTokenizerFast", "bos_token": "<none>"}', "bos_token")],
                   config, ["tokenizer_config.json"], [self.PROMPT, self.SERVE])
 
         def not_text(folder, content):
@@ -352,7 +352,7 @@ class HostileTest(unittest.TestCase):
     def test_generation_config(self):
         cases = [("garbage", "{]"), ("list", "[]"), ("empty", ""), ("eos of text", '{"eos_token_id": "x"}', "eos_token_id"),
                  ("negative eos", '{"eos_token_id": -1}', "eos_token_id"),
-                 ("eos beyond the vocabulary", '{"eos_token_id": [2, 384]}', "eos_token_id"),
+                 ("half an eos", '{"eos_token_id": [2, 3.5]}', "eos_token_id"),
                  ("temperature of text", '{"temperature": "hot"}', "temperature"),
                  ("negative temperature", '{"do_sample": true, "temperature": -1}', "temperature"),
                  ("infinite temperature", '{"do_sample": true, "temperature": 1e999}'),
