@@ -8,6 +8,7 @@
 #include <cstring>
 #include <random>
 
+#include "router/field_reader.h"
 #include "router/generation_fields.h"
 
 namespace moiety::cli {
@@ -121,11 +122,11 @@ Result<std::vector<BatchLine>> parse_batch(std::string_view text,
     ++line_number;
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     BatchLine next{defaults, file + ":" + std::to_string(line_number)};
-    boost::system::error_code ec;
-    const json::value value = json::parse({line.data(), line.size()}, ec);
-    if (ec || !value.is_object()) {
+    json::value value;
+    if (const auto wrong = parse_json(line, value))
+      return fail(ErrorCode::kInvalidArgument, next.where + ": the line " + *wrong);
+    if (!value.is_object())
       return fail(ErrorCode::kInvalidArgument, next.where + ": each line must be a JSON object");
-    }
     for (const auto& [key, field] : value.get_object()) next.fields[key] = field;
     lines.push_back(std::move(next));
   }

@@ -195,7 +195,8 @@ class CliTest(unittest.TestCase):
         self.assertEqual(alone["ids"], answers[2]["ids"])
         self.assertEqual(self.json("generate", *flags, "--chat", "Hello")["ids"], answers[3]["ids"])
         file = self.dir / "batch.jsonl"
-        for bad, says in (("{}", "exactly one"), ('{"prompt": "x", "ids": [1]}', "exactly one"), ("[]", "JSON object"), ("x", "JSON object"),
+        for bad, says in (("{}", "exactly one"), ('{"prompt": "x", "ids": [1]}', "exactly one"), ("[]", "JSON object"), ("x", "valid JSON"),
+                          ('{"prompt": ' + "[" * 130 + "]" * 130 + "}", "more than 130"),
                           ('{"prompt": "x", "bananas": 1}', "bananas"), ('{"prompt": "x", "temperature": 9}', "temperature"),
                           ('{"ids": [1, "x"]}', "ids"), ('{"prompt": 5}', "prompt"), ('{"prompt": "x", "n": 2}', "n must be 1"),
                           ('{"messages": "x"}', "")):
