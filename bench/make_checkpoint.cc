@@ -159,8 +159,9 @@ Result<void> write_shard(const MakeCheckpoint& options,
 
 Result<void> check_target(const std::filesystem::path& folder, std::uint64_t needed) {
   std::error_code ec;
-  const auto status = std::filesystem::symlink_status(folder, ec);
-  const bool exists = std::filesystem::exists(status);
+  const auto status = std::filesystem::status(folder, ec);
+  // A link that leads nowhere is in the way, too.
+  const bool exists = std::filesystem::exists(std::filesystem::symlink_status(folder, ec));
   if (exists && !std::filesystem::is_directory(status)) {
     return fail(ErrorCode::kFailedPrecondition,
                 folder.string() + " exists and is not a folder: nothing is overwritten");

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <utility>
 
+#include "cli/command.h"
 #include "common/file.h"
 #include "common/ids.h"
 #include "common/process_start.h"
@@ -23,6 +24,7 @@ namespace {
 
 constexpr std::chrono::seconds kGrace{15};
 constexpr std::chrono::seconds kKilledGrace{5};
+constexpr int kLook = 50;  // ms: whether there was a Ctrl-C
 
 std::filesystem::path file_of(const std::filesystem::path& run_dir) {
   return run_dir / "processes.json";
@@ -59,13 +61,15 @@ void signal_all(const std::vector<Running>& running, int number) {
   for (const Running& each : running) ::pidfd_send_signal(each.handle.get(), number, nullptr, 0);
 }
 
-/// Whether all have ended within the grace.
+/// Whether all have ended within the grace. Ctrl-C ends it.
 bool wait_for_all(const std::vector<Running>& running, std::chrono::milliseconds grace) {
   const Deadline deadline = Clock::now() + grace;
   return std::all_of(running.begin(), running.end(), [&](const Running& each) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
     pollfd gone{each.handle.get(), POLLIN, 0};
-    return ::poll(&gone, 1, static_cast<int>(std::max<std::int64_t>(left.count(), 0))) == 1;
+    while (::poll(&gone, 1, kLook) != 1) {
+      if (interrupted() || Clock::now() >= deadline) return false;
+    }
+    return true;
   });
 }
 

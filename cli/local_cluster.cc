@@ -160,20 +160,10 @@ Result<std::filesystem::path> bundled_model() {
               "the bundled checkpoint is not at " + tried + ": name one with --model DIR");
 }
 
-LocalCluster::~LocalCluster() { end_all(); }
+LocalCluster::~LocalCluster() { stop(); }
 
 void LocalCluster::stop() {
-  if (end_all()) forget_unless_named();
-}
-
-void LocalCluster::forget_unless_named() {
-  if (named_) return;
-  if (const auto forgot = forget_cluster(run_dir_); !forgot)
-    std::cerr << "moiety: " << forgot.error().message << std::endl;
-}
-
-bool LocalCluster::end_all() {
-  if (coordinator_.empty()) return false;
+  if (coordinator_.empty()) return;
   Supervised& coordinator = coordinator_.front();
   // A coordinator that died has left its workers behind: another one takes them over and ends them.
   const bool served = !admin_url_.empty();
@@ -187,17 +177,14 @@ bool LocalCluster::end_all() {
   // The coordinator tells the routers to end, waits for them and for the workers. Asked over its
   // API and not by SIGTERM: it gets one if this process ends meanwhile (a second Ctrl-C), and at a
   // second SIGTERM it would leave its workers behind.
-  bool in_order = coordinator.ended_well();
   if (coordinator.pid() > 0) {
     const bool asked =
         served && AdminClient(admin_url_).call("POST", "/v1/shutdown", "", kCallTimeout);
-    in_order = asked && coordinator.wait(2 * kStopGrace);
-    if (!in_order) coordinator.end(2 * kStopGrace);
+    if (!asked || !coordinator.wait(2 * kStopGrace)) coordinator.end(2 * kStopGrace);
   }
   for (Supervised& each : others_) each.end(kStopGrace);
   coordinator_.clear();
   others_.clear();
-  return in_order;
 }
 
 std::vector<pid_t> LocalCluster::child_pids() const {
@@ -227,12 +214,12 @@ Result<bool> LocalCluster::supervise(std::vector<std::string>& events) {
       }
     }
   }
-  if (all_ended) {
-    forget_unless_named();
-    return false;
-  }
+  if (all_ended) return false;
   if (world_ && !ending) MOIETY_TRY(supervise_world(now, events));
-  MOIETY_TRY(note_others());
+  // On a full disk the cluster goes on as it is.
+  const Result<void> noted = note_others();
+  if (!noted && !note_failed_) events.push_back(noted.error().message);
+  note_failed_ = !noted;
   return true;
 }
 
@@ -269,7 +256,10 @@ bool LocalCluster::world_lacks_workers(Clock::time_point now) {
   if (!restart_workers_ || now < look_at_world_at_) return false;
   look_at_world_at_ = now + kLookAtWorld;
   const auto status = AdminClient(admin_url_).call("GET", "/v1/status", "", kCallTimeout);
-  if (!status) return false;
+  if (!status) {  // nobody who could have helped the world
+    lacking_since_.reset();
+    return false;
+  }
   std::uint32_t connected = 0;
   bool moves = !status->at("operation").is_null() || status->at("queued_operations") != 0;
   for (const boost::json::value& worker : status->at("workers").as_array()) {
@@ -322,7 +312,7 @@ Result<LocalCluster> LocalCluster::start(const LocalClusterOptions& options, boo
   Progress line(progress);
   LocalCluster cluster;
   if (auto launched = cluster.launch(options, line); !launched) {
-    cluster.end_all();
+    cluster.stop();
     // Nothing was ever served: the next one, with other flags perhaps, does not go on with that.
     // (If it cannot be removed, it does, and says so.)
     if (cluster.began_anew_) (void)forget_cluster(cluster.run_dir_);
@@ -374,9 +364,12 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
   }
   MOIETY_ASSIGN(run_dir_, make_run_dir(options.run_dir, options.admin_port));
   MOIETY_ASSIGN(run_dir_lock_, take_run_dir(run_dir_));
-  named_ = !options.run_dir.empty();  // then it is theirs to clear: what is deployed stays so
-  if (options.fresh) MOIETY_TRY(forget_cluster(run_dir_));
+  // A folder that somebody named is theirs to clear: what is deployed there stays deployed.
+  if (options.fresh || (options.run_dir.empty() && !ended_in_disorder(run_dir_)))
+    MOIETY_TRY(forget_cluster(run_dir_));
   began_anew_ = !has_state(run_dir_);
+  // Until it serves, so that a start that fails, and ends in order, is no reason to forget it.
+  if (!began_anew_) MOIETY_TRY(mark_unfinished(run_dir_));
 
   const Deadline deadline = Clock::now() + kStartTimeout;
   const auto wait_for = [&](const std::string& what, const auto& condition) -> Result<void> {
@@ -433,12 +426,13 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
       ++url;
     }
   }
-  return wait_for("the workers to load their experts", [&] {
+  MOIETY_TRY(wait_for("the workers to load their experts", [&] {
     return std::all_of(api_urls_.begin(), api_urls_.end(), [](const std::string& url) {
       const auto ready = http::request("GET", url + "/ready", "", kCallTimeout);
       return ready && ready->status == 200;
     });
-  });
+  }));
+  return clear_unfinished(run_dir_);
 }
 
 }  // namespace moiety::cli

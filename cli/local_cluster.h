@@ -80,16 +80,11 @@ class LocalCluster {
   /// `events` gets a sentence for people about each death and start. An error: something died too
   /// often; the rest is still there.
   Result<bool> supervise(std::vector<std::string>& events);
-  /// Ends everything because somebody asked for it, in order, with bounded waits. Nothing but the
-  /// destructor may follow.
+  /// Ends everything, in order, with bounded waits. Nothing but the destructor may follow.
   void stop();
 
  private:
   LocalCluster() = default;
-  /// Ends everything, with bounded waits; whether the coordinator ended in order.
-  bool end_all();
-  /// After an end in order, in a folder that nobody named: the next one begins with its flags.
-  void forget_unless_named();
   Result<void> launch(const LocalClusterOptions& options, Progress& progress);
   Result<void> launch_coordinator(const LocalClusterOptions& options);
   Result<void> launch_routers(const LocalClusterOptions& options, const RunFile& info);
@@ -122,9 +117,9 @@ class LocalCluster {
   std::string admin_url_;
   std::filesystem::path run_dir_;
   Fd run_dir_lock_;
-  bool named_ = false;             // the run dir, by --run-dir
   bool began_anew_ = false;        // no cluster had left its state in the run dir
   std::vector<OwnProcess> noted_;  // what note_others() wrote last
+  bool note_failed_ = false;       // the last time
 };
 
 /// How long workers and routers go on without a coordinator, as a flag's value.

@@ -133,6 +133,35 @@ bool has_state(const std::filesystem::path& run_dir) {
   return std::filesystem::exists(run_dir / "state.sqlite", unreadable) || unreadable;
 }
 
+namespace {
+
+std::filesystem::path unfinished_mark(const std::filesystem::path& run_dir) {
+  return run_dir / "start-unfinished";
+}
+
+}  // namespace
+
+bool ended_in_disorder(const std::filesystem::path& run_dir) {
+  // A coordinator that ends in order takes its coordinator.json away.
+  std::error_code unreadable;
+  for (const auto& path : {run_dir / "coordinator.json", unfinished_mark(run_dir)}) {
+    if (std::filesystem::exists(path, unreadable) || unreadable) return true;
+  }
+  return false;
+}
+
+Result<void> mark_unfinished(const std::filesystem::path& run_dir) {
+  return write_file(unfinished_mark(run_dir), "");
+}
+
+Result<void> clear_unfinished(const std::filesystem::path& run_dir) {
+  std::error_code ec;
+  std::filesystem::remove(unfinished_mark(run_dir), ec);
+  if (!ec) return {};
+  return fail(ErrorCode::kIo,
+              unfinished_mark(run_dir).string() + ": cannot remove: " + ec.message());
+}
+
 Result<void> forget_cluster(const std::filesystem::path& run_dir) {
   const std::filesystem::path path = run_dir / "state.sqlite.lock";
   const Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));

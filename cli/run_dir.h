@@ -44,6 +44,14 @@ Result<Fd> take_run_dir(const std::filesystem::path& run_dir);
 /// Whether a cluster left its state in this folder.
 bool has_state(const std::filesystem::path& run_dir);
 
+/// Whether a cluster was killed in this folder, or a start that went on with one did not get to
+/// serve.
+bool ended_in_disorder(const std::filesystem::path& run_dir);
+
+/// From the one to the other a start counts as such. kIo.
+Result<void> mark_unfinished(const std::filesystem::path& run_dir);
+Result<void> clear_unfinished(const std::filesystem::path& run_dir);
+
 /// Removes the state of a former cluster in this folder, so that the next one begins with what its
 /// flags say instead of going on with it. Only for who took the folder. kFailedPrecondition: a
 /// coordinator uses the state, and nothing was removed.

@@ -44,7 +44,7 @@ Result<HostPort> parse_address(std::string_view text) {
 }
 
 bool is_loopback(std::string_view host) {
-  const std::string text(host);
+  const std::string text(without_brackets(host));
   if (text == "localhost") return true;
   in_addr v4{};
   if (::inet_pton(AF_INET, text.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;

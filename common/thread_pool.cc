@@ -3,9 +3,9 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <exception>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 
 #include "common/check.h"
 
@@ -43,8 +43,9 @@ std::size_t share_of_cores(std::size_t processes) {
 ThreadPool::ThreadPool(std::size_t num_threads, Spin spin) : spins_(static_cast<int>(spin)) {
   if (num_threads == 0) num_threads = available_cores();
   try {
+    threads_.reserve(num_threads - 1);
     for (std::size_t i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { work(i); });
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {  // std::system_error, or no memory
     const std::size_t started = this->num_threads();
     end_threads(threads_, stop_, generation_);
     throw std::runtime_error("no more than " + std::to_string(started) + " of " +

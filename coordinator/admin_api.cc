@@ -295,7 +295,8 @@ std::optional<std::string> may_be_from_a_page(std::string_view host, std::string
       name.starts_with('[') || name.find_first_not_of("0123456789.") == std::string_view::npos;
   if (is_address || http::lower_case(name) == "localhost") return std::nullopt;
   return "changes are asked for at localhost or an address, not at a name: any web page can give "
-         "itself a name that leads here";
+         "itself a name that leads here (the cluster's token as 'Authorization: Bearer TOKEN' is "
+         "taken from anywhere)";
 }
 
 Result<void> check_deployment_name(std::string_view name, std::string_view served_name) {

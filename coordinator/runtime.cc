@@ -128,7 +128,9 @@ Result<void> Runtime::listen() {
                           "the admin API needs the cluster's token: send 'Authorization: "
                           "Bearer TOKEN'; `moiety` takes it from MOIETY_TOKEN")));
     }
-    if (!options_.admin_token && request.method != "GET" && request.method != "HEAD") {
+    // A page cannot know the token.
+    if (!options_.admin_token && request.method != "GET" && request.method != "HEAD" &&
+        !shows_token(request, info_.token)) {
       const auto why = may_be_from_a_page(header(request, "host"), header(request, "origin"));
       if (why) return responder->respond(json_response(403, error_body(403, *why)));
     }

@@ -59,6 +59,9 @@ Result<std::string> given_token(const std::filesystem::path& file) {
 /// Workers that somebody else starts must show the secret, so somebody must be able to know it.
 Result<void> check_can_be_joined(const Options& options, const std::string& token) {
   if (options.fleet == FleetKind::kLocal || !token.empty() || !options.run_dir.empty()) return {};
+  std::error_code unreadable;  // that is said where it is opened
+  const bool goes_on = !options.state.empty() && std::filesystem::exists(options.state, unreadable);
+  if (goes_on) return {};  // with the secret of its first start
   return fail(
       ErrorCode::kInvalidArgument,
       "--fleet static: workers and routers must show the cluster's secret: set MOIETY_TOKEN "

@@ -529,14 +529,14 @@ class ServersTest(unittest.TestCase):
     def test_several_choices_are_accepted_together_or_not_at_all(self):
         with Server(BIN, "--max-num-seqs", "1", "--max-queue", "2") as server, connect(server) as client:
             ask = dict(model=NAME, prompt=START, max_tokens=3, extra_body={"ignore_eos": True})
-            running = client.completions.create(stream=True, **dict(ask, max_tokens=900))
-            next(iter(running))
             for stream in (False, True):
+                running = client.completions.create(stream=True, **dict(ask, max_tokens=900))
+                next(iter(running))
                 with self.assertRaises(openai.RateLimitError):
                     client.completions.create(n=3, stream=stream, **ask)
                 wait_until(lambda: server.metric("moiety_requests_waiting") == 0, "nothing is left of it")
-            running.close()
-            wait_until(lambda: server.metric("moiety_requests_running") == 0, "nothing runs")
+                running.close()
+                wait_until(lambda: server.metric("moiety_requests_running") == 0, "nothing runs")
             self.assertEqual(client.completions.create(n=3, **ask).usage.completion_tokens, 9)
             with self.assertRaises(openai.BadRequestError) as caught:  # never possible: no reason to try again
                 client.completions.create(n=4, **ask)

@@ -32,7 +32,7 @@ TEST(Address, OthersAreRefused) {
 }
 
 TEST(Address, LoopbackIsOnlyThisMachine) {
-  for (const char* host : {"127.0.0.1", "127.8.9.1", "::1", "localhost"})
+  for (const char* host : {"127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"})
     EXPECT_TRUE(is_loopback(host)) << host;
   for (const char* host : {"0.0.0.0", "::", "[::]", "10.0.0.1", "example.org", "",
                            "127.example.invalid", "127.0.0.1.example.org", "127."})

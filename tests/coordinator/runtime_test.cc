@@ -348,14 +348,15 @@ TEST_F(RuntimeTest, AStateThatCannotBeWrittenStopsChangesAndNothingElse) {
 TEST_F(RuntimeTest, AWebPageChangesNothing) {
   begin();
   const RunInfo info = wait_ready();
-  const auto rebalance = [&](const std::string& origin) {
-    const auto response =
-        http::request("POST", "http://" + info.admin_address + "/v1/rebalance?wait=false", "",
-                      kPatience, {{"Origin", origin}, {"Content-Type", "text/plain"}});
+  const auto rebalance = [&](const std::string& origin, const std::string& token = "") {
+    const auto response = http::request(
+        "POST", "http://" + info.admin_address + "/v1/rebalance?wait=false", "", kPatience,
+        {{"Origin", origin}, {"Content-Type", "text/plain"}, {"Authorization", "Bearer " + token}});
     return response ? response->status : 0;
   };
   EXPECT_EQ(rebalance("http://evil.example"), 403);
   EXPECT_EQ(rebalance("null"), 403);
+  EXPECT_EQ(rebalance("http://proxy.example", info.token), 202) << "a page cannot know it";
   EXPECT_EQ(rebalance("http://" + info.admin_address), 202);
   EXPECT_EQ(call(info, "POST", "/v1/rebalance?wait=false").status, 202);
 }
