@@ -433,7 +433,8 @@ class ServersTest(unittest.TestCase):
             self.assertIn("system messages only", answer["error"]["message"])
 
     def test_special_tokens_around_a_prompt(self):
-        config = dict(json.loads((MODEL / "tokenizer_config.json").read_text()), add_bos_token=True, bos_token="<|endoftext|>")
+        config = dict(json.loads((MODEL / "tokenizer_config.json").read_text()), tokenizer_class="GPTNeoXTokenizerFast",
+                      add_bos_token=True, bos_token="<|endoftext|>")
         with Server(BIN, "--served-model-name", "m", model=self.folder(tokenizer_config__json=config)) as server:
             def complete(prompt, **fields):
                 body = dict({"model": "m", "prompt": prompt, "temperature": 0, "ignore_eos": True}, **fields)

@@ -252,7 +252,8 @@ class RestartTest(unittest.TestCase):
             wait_until(lambda: cluster.admin_status()["experts_missing"] > 0, "the loss is seen")
             wait_until(lambda: [w["pid"] for w in cluster.admin_status()["workers"] if w["state"] == "serving"] not in ([], [before]),
                        "a new world serves")
-            self.assertEqual(wait_until(lambda: cluster.complete(NAME, "x", 2), "it answers")[0], 200)
+            wait_until(lambda: cluster.admin_status()["ready"], "the new router is ready")
+            self.assertEqual(cluster.complete(NAME, "x", 2)[0], 200)
             self.assertIn("cannot take all of their experts; starting it again", (cluster.run_dir / "up.log").read_text())
 
     def test_drain_and_undo(self):
