@@ -95,6 +95,8 @@ Error with_flag(Error error, const char* flag) {
   return error;
 }
 
+bool is_gone(pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; }
+
 }  // namespace
 
 std::string orphan_timeout_s(const LocalClusterOptions& options) {
@@ -237,8 +239,7 @@ Result<void> LocalCluster::note_others() {
 Result<void> LocalCluster::supervise_world(Clock::time_point now,
                                            std::vector<std::string>& events) {
   if (others_.front().pid() <= 0 || (router_pids_.empty() && !find_routers())) return {};
-  const auto gone = [](pid_t pid) { return ::kill(pid, 0) != 0 && errno == ESRCH; };
-  if (!router_pids_.empty() && std::all_of(router_pids_.begin(), router_pids_.end(), gone)) {
+  if (!router_pids_.empty() && std::all_of(router_pids_.begin(), router_pids_.end(), is_gone)) {
     events.push_back("no router of the MPI world is left; starting it again");
   } else if (world_lacks_workers(now)) {
     events.push_back(
@@ -276,6 +277,7 @@ bool LocalCluster::world_lacks_workers(Clock::time_point now) {
 }
 
 void LocalCluster::forget_world() {
+  former_pids_.insert(router_pids_.begin(), router_pids_.end());
   router_pids_.clear();
   lacking_since_.reset();
   world_was_whole_ = false;
@@ -287,9 +289,11 @@ bool LocalCluster::find_routers() {
   api_urls_.clear();
   router_pids_.clear();
   for (const boost::json::value& router : status->at("routers").as_array()) {
-    if (!router.at("connected").as_bool()) continue;
+    const auto pid = static_cast<pid_t>(router.at("pid").as_int64());
+    // The coordinator may not have read yet that one of the world before has ended.
+    if (!router.at("connected").as_bool() || former_pids_.contains(pid) || is_gone(pid)) continue;
     api_urls_.push_back("http://" + std::string(router.at("http_address").as_string()));
-    router_pids_.push_back(static_cast<pid_t>(router.at("pid").as_int64()));
+    router_pids_.push_back(pid);
   }
   return true;
 }

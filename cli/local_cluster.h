@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -113,6 +114,7 @@ class LocalCluster {
   std::optional<Clock::time_point> lacking_since_;  // experts are missing
   bool world_was_whole_ = false;                    // since it was started
   std::vector<pid_t> router_pids_;
+  std::set<pid_t> former_pids_;  // routers of worlds that have ended
   std::vector<std::string> api_urls_;
   std::string admin_url_;
   std::filesystem::path run_dir_;
