@@ -106,9 +106,8 @@ Result<void> read_windows(ConfigFields& fields, const Family& family, Architectu
     log_warning(
         "config.json: use_sliding_window is true and layer_types is missing: layers 0, 2, 4, ... "
         "below max_window_layers have a window, as in transformers 5; in transformers 4 every "
-        "layer "
-        "has one, or with flash attention those from max_window_layers on; add layer_types to "
-        "choose");
+        "layer has one, or with flash attention those from max_window_layers on; add layer_types "
+        "to choose");
   }
   if (!types.empty() && types.size() != model.layers.size()) {
     return fields.refuse("layer_types", "it must have one entry for each of the " +

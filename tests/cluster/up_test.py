@@ -105,6 +105,11 @@ class WithoutRunDir(Foreground):
         self.start(["--port", "0", "--admin-port", admin_port], dict(os.environ, TMPDIR=str(temporary)))
 
 
+def deploy_a(admin):
+    """The full model once more, as NAME:a."""
+    subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", admin], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
 class UpTest(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory(prefix="moiety-test-")
@@ -137,8 +142,7 @@ class UpTest(unittest.TestCase):
 
     def test_a_killed_cluster_goes_on_where_it_was(self):
         with Foreground(self.dir) as first:
-            subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", first.admin], check=True, timeout=60,
-                           stdout=subprocess.DEVNULL)
+            deploy_a(first.admin)
             deployed = first.deployments()
             self.assertEqual(deployed, [NAME, f"{NAME}:a"])
             first.kill_all()
@@ -151,8 +155,7 @@ class UpTest(unittest.TestCase):
 
     def test_a_cluster_that_ended_in_order_goes_on_in_a_named_folder(self):
         with Foreground(self.dir) as first:
-            subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", first.admin], check=True, timeout=60,
-                           stdout=subprocess.DEVNULL)
+            deploy_a(first.admin)
             first.down()
         with Foreground(self.dir, "--no-full") as again:  # what to begin with is not looked at, and it says so
             self.assertEqual(again.deployments(), [NAME, f"{NAME}:a"])
@@ -167,8 +170,7 @@ class UpTest(unittest.TestCase):
     def test_without_a_named_folder_only_a_killed_cluster_goes_on(self):
         port = self.free_port()
         with WithoutRunDir(self.dir, port) as first:
-            subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", first.admin], check=True, timeout=60,
-                           stdout=subprocess.DEVNULL)
+            deploy_a(first.admin)
             first.kill_all()
         with WithoutRunDir(self.dir, port) as again:
             self.assertEqual(again.deployments(), [NAME, f"{NAME}:a"])
@@ -197,8 +199,7 @@ class UpTest(unittest.TestCase):
     def test_a_killed_detached_cluster_goes_on_at_its_ports(self):
         ports = ["--port", self.free_port(), "--admin-port", self.free_port()]
         first = json.loads(self.up_detached(*ports).stdout)
-        subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", first["admin"]], check=True, timeout=60,
-                       stdout=subprocess.DEVNULL)
+        deploy_a(first["admin"])
         for pid in (first["supervisor_pid"], first["coordinator_pid"]):
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not runs(first["coordinator_pid"]), "the coordinator has ended")
@@ -242,8 +243,7 @@ class UpTest(unittest.TestCase):
     def test_a_start_that_fails_keeps_the_state_of_a_killed_cluster(self):
         port = self.free_port()
         with WithoutRunDir(self.dir, port) as first:
-            subprocess.run([BIN / "moiety", "deploy", "a", "--full", "--admin", first.admin], check=True, timeout=60,
-                           stdout=subprocess.DEVNULL)
+            deploy_a(first.admin)
             first.kill_all()
         with socket.create_server(("127.0.0.1", 0)) as taken:
             for _ in range(2):

@@ -378,22 +378,20 @@ TEST_F(Mixed, RoomForAllOfThemNeedsNoWorker) {
 
 // Static fleets.
 
+ClusterConfig static_config(std::int32_t capacity_per_layer) {
+  ClusterConfig config = test_config();
+  config.static_fleet = true;
+  config.capacity_per_layer = capacity_per_layer;
+  return config;
+}
+
 class Static : public Cluster {
  protected:
-  static ClusterConfig config() {
-    ClusterConfig config = test_config();
-    config.static_fleet = true;
-    config.capacity_per_layer = 6;
-    return config;
-  }
-  Static() : Cluster(config(), {full_deployment()}) {}
+  Static() : Cluster(static_config(6), {full_deployment()}) {}
 };
 
 TEST(StaticStart, WaitsForItsWorkers) {
-  ClusterConfig config = test_config();
-  config.static_fleet = true;
-  config.capacity_per_layer = 6;
-  Simulation sim(config);
+  Simulation sim(static_config(6));
   const OperationId started = sim.start({full_deployment()});
   sim.advance(5s);
   EXPECT_FALSE(sim.done(started));
@@ -409,12 +407,9 @@ TEST(StaticStart, WaitsForItsWorkers) {
 }
 
 TEST(StaticStart, WaitsForItsWorkersAsLongAsTheyTake) {
-  ClusterConfig config = test_config();
-  config.static_fleet = true;
-  config.capacity_per_layer = 6;
-  Simulation sim(config);
+  Simulation sim(static_config(6));
   const OperationId started = sim.start({full_deployment()});
-  sim.advance(3 * config.operation_timeout);
+  sim.advance(3 * sim.config.operation_timeout);
   EXPECT_FALSE(sim.done(started));
   EXPECT_THAT(sim.trace, Contains(HasSubstr("still waiting for workers to join: 0 of 4")));
   for (std::uint32_t id = 0; id < 3; ++id) sim.join(WorkerId{id});
@@ -423,10 +418,7 @@ TEST(StaticStart, WaitsForItsWorkersAsLongAsTheyTake) {
 }
 
 TEST(StaticStart, FailsWhenAllAreThereAndHaveNoRoom) {
-  ClusterConfig config = test_config();
-  config.static_fleet = true;
-  config.capacity_per_layer = 1;
-  Simulation sim(config);
+  Simulation sim(static_config(1));
   const OperationId started = sim.start({full_deployment()});
   for (std::uint32_t id = 0; id < 4; ++id) sim.join(WorkerId{id});
   sim.finish(started, 5s);
@@ -434,9 +426,7 @@ TEST(StaticStart, FailsWhenAllAreThereAndHaveNoRoom) {
 }
 
 TEST(StaticStart, WorkersSayTheirCapacities) {
-  ClusterConfig config = test_config();
-  config.static_fleet = true;
-  config.capacity_per_layer = 0;
+  ClusterConfig config = static_config(0);
   config.capacity_bytes = 1000;
   config.max_workers = 2;
   Simulation sim(config);
