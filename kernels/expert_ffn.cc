@@ -9,16 +9,14 @@
 #include "kernels/elementwise.h"
 #include "kernels/implementations.h"
 #include "kernels/linear.h"
+#include "kernels/panel_runs.h"
 
 namespace moiety::kernels {
 namespace {
 
-// Weights of one task: small enough to stay in the L2 cache while rows pass by, large enough that
-// what lies between two tasks costs little; less where that leaves a thread without its share.
-constexpr std::size_t kTaskBytes = 512 << 10;
-constexpr std::size_t kLeastTaskBytes = 64 << 10;
-constexpr std::size_t kTasksPerThread = 24;
-constexpr std::int32_t kPanelGroup = 4;
+// Weights that more rows than kFewRows pass by in blocks: small enough to stay in the L2 cache.
+constexpr std::size_t kSharedBytes = 512 << 10;
+constexpr std::int32_t kFewRows = 16;
 // Rows of one task: their inputs stay in the cache beside the weights.
 constexpr std::int32_t kRowChunk = 96;
 
@@ -45,19 +43,6 @@ void check_shape(const ExpertWeights& weights, std::int32_t hidden) {
   MOIETY_CHECK(down.n() == gate.k() && down.k() == gate.n(), "down does not fit gate");
 }
 
-/// Calls body(first panel, end) for ranges of panels whose weights, `bytes` each, fill a task.
-template <class Body>
-void for_panel_ranges(std::int32_t panels,
-                      std::size_t bytes,
-                      std::size_t task_bytes,
-                      const Body& body) {
-  const auto fit = static_cast<std::int32_t>(task_bytes / std::max<std::size_t>(1, bytes));
-  const std::int32_t step = fit < kPanelGroup ? std::max(1, fit) : fit / kPanelGroup * kPanelGroup;
-  for (std::int32_t begin = 0; begin < panels; begin += step) {
-    body(begin, std::min(panels, begin + step));
-  }
-}
-
 /// Waits until `left` is zero; another thread is at its last pieces then.
 void wait_for(const std::atomic<std::int32_t>& left) {
   for (int spin = 0; left.load(std::memory_order_acquire) != 0; ++spin) {
@@ -74,41 +59,41 @@ void GroupedExperts::run(const InputRows& x,
                          ThreadPool& pool) {
   const std::int32_t hidden = x.k();
   std::int32_t widest = 0;
-  std::size_t all_bytes = 0;
-  std::size_t last = 0;  // of the experts that have rows
-  for (std::size_t i = 0; i < experts.size(); ++i) {
-    if (experts[i].count == 0) continue;
-    all_bytes += experts[i].weights->num_bytes();
-    last = i;
+  std::size_t bytes = 0;
+  for (const ExpertRows& rows : experts) {
+    if (rows.count != 0) bytes += rows.weights->num_bytes();
   }
-  const std::size_t task_bytes =
-      std::clamp(all_bytes / (pool.num_threads() * kTasksPerThread), kLeastTaskBytes, kTaskBytes);
+  PanelRuns runs(bytes, pool.num_threads());
   first_half_.clear();
   second_half_.clear();
   std::vector<std::atomic<std::int32_t>> left(experts.size());
+  // Cuts one matrix, or two of one shape side by side, for the rows of expert i.
+  const auto cut = [&](std::vector<Task>& tasks, std::size_t i, std::int32_t panels,
+                       std::size_t panel_bytes) {
+    const ExpertRows& rows = experts[i];
+    const std::size_t before = tasks.size();
+    const std::size_t most_bytes = rows.count <= kFewRows ? PanelRuns::kAnyBytes : kSharedBytes;
+    for (std::int32_t begin = 0, end = 0; rows.count > 0 && begin < panels; begin = end) {
+      end = begin + runs.take(panels - begin, panel_bytes, most_bytes);
+      for (std::int32_t row = 0; row < rows.count; row += kRowChunk) {
+        tasks.push_back({static_cast<std::int32_t>(i), rows.first + row,
+                         std::min(kRowChunk, rows.count - row), begin, end});
+      }
+    }
+    return static_cast<std::int32_t>(tasks.size() - before);
+  };
   for (std::size_t i = 0; i < experts.size(); ++i) {
     const ExpertRows& rows = experts[i];
     MOIETY_CHECK(rows.first >= 0 && rows.count >= 0 && rows.first + rows.count <= x.m(),
                  "rows that are not there");
     check_shape(*rows.weights, hidden);
     widest = std::max(widest, rows.weights->gate.n());
-    const auto cut = [&](std::vector<Task>& tasks, const PackedMatrix& matrix, std::size_t bytes,
-                         std::size_t most_bytes) {
-      const std::size_t before = tasks.size();
-      const auto add = [&](std::int32_t begin, std::int32_t end) {
-        for (std::int32_t row = 0; row < rows.count; row += kRowChunk) {
-          tasks.push_back({static_cast<std::int32_t>(i), rows.first + row,
-                           std::min(kRowChunk, rows.count - row), begin, end});
-        }
-      };
-      for_panel_ranges(matrix.num_panels(), bytes, most_bytes, add);
-      return static_cast<std::int32_t>(tasks.size() - before);
-    };
-    left[i] =
-        cut(first_half_, rows.weights->gate, 2 * rows.weights->gate.panel_bytes(), task_bytes);
-    // The last tasks of all are small: all threads end at about the same time.
-    cut(second_half_, rows.weights->down, rows.weights->down.panel_bytes(),
-        i == last ? kLeastTaskBytes : task_bytes);
+    const PackedMatrix& gate = rows.weights->gate;
+    left[i] = cut(first_half_, i, gate.num_panels(), 2 * gate.panel_bytes());
+  }
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    const PackedMatrix& matrix = experts[i].weights->down;
+    cut(second_half_, i, matrix.num_panels(), matrix.panel_bytes());
   }
   // One width for all keeps the rows apart by the same stride; experts of one layer have one width.
   for (const ExpertRows& rows : experts) {

@@ -1,21 +1,19 @@
 #include "kernels/linear.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "common/check.h"
 #include "kernels/implementations.h"
+#include "kernels/panel_runs.h"
 
 namespace moiety::kernels {
 namespace {
 
 // Rows that share one pass over a task's weights: their inputs stay in the L2 cache beside them.
 constexpr std::int32_t kRowChunk = 192;
-// Panels that the kernels work on at a time.
-constexpr std::int32_t kPanelGroup = 4;
-// A task's weights: small enough to stay in the L2 cache while the rows pass by, large enough that
-// handing it out costs nothing; less where that leaves a thread without its share.
-constexpr std::size_t kTaskBytes = 192 << 10;
-constexpr std::size_t kTasksPerThread = 12;
+// Weights that several chunks of rows pass by: small enough to stay in the L2 cache meanwhile.
+constexpr std::size_t kSharedBytes = 192 << 10;
 // Below this many multiplications waking another thread costs more than it saves.
 constexpr std::int64_t kSerialProducts = 1 << 17;
 
@@ -48,13 +46,6 @@ WeightType weight_type(DType dtype) {
     default:
       return WeightType::kF32;
   }
-}
-
-/// Panels of one task of a loop over `bytes` of weights.
-std::int32_t panels_per_task(const PackedMatrix& w, std::size_t bytes, std::size_t threads) {
-  const std::size_t share = std::min(kTaskBytes, bytes / (threads * kTasksPerThread));
-  const auto panels = static_cast<std::int32_t>(share / std::max<std::size_t>(1, w.panel_bytes()));
-  return panels < kPanelGroup ? std::max(1, panels) : panels / kPanelGroup * kPanelGroup;
 }
 
 InputRows to_rows(Variant variant, const PackedMatrix& w, const float* x, std::int32_t m) {
@@ -93,59 +84,60 @@ void linear_part(const PackedMatrix& w, const InputRows& x, const LinearPart& pa
 }
 
 void linear(const InputRows& x, std::span<const LinearJob> jobs, ThreadPool& pool) {
+  struct Task {
+    const LinearJob* job;
+    std::int32_t row;
+    std::int32_t panel_begin, panel_end;
+  };
+  const auto part_of = [&](const Task& task, const std::byte* next) {
+    const PackedMatrix& w = *task.job->w;
+    const std::ptrdiff_t stride = w.n();
+    linear_part(
+        w, x,
+        {.first_row = task.row,
+         .num_rows = std::min(kRowChunk, x.m() - task.row),
+         .panel_begin = task.panel_begin,
+         .panel_end = task.panel_end,
+         .y = task.job->y + task.row * stride + std::ptrdiff_t{task.panel_begin} * kPanelColumns,
+         .y_stride = stride,
+         .next = next});
+  };
   std::int64_t products = 0;
   std::size_t bytes = 0;
   for (const LinearJob& job : jobs) {
     products += std::int64_t{x.m()} * job.w->n() * job.w->k();
     bytes += job.w->num_bytes();
   }
-  const auto part_of = [&](const LinearJob& job, std::int32_t row, std::int32_t panel,
-                           std::int32_t panels, std::int32_t next_panel) {
-    const PackedMatrix& w = *job.w;
-    const std::ptrdiff_t stride = w.n();
-    linear_part(w, x,
-                {.first_row = row,
-                 .num_rows = std::min(kRowChunk, x.m() - row),
-                 .panel_begin = panel,
-                 .panel_end = std::min(w.num_panels(), panel + panels),
-                 .y = job.y + row * stride + std::ptrdiff_t{panel} * kPanelColumns,
-                 .y_stride = stride,
-                 .next = next_panel < w.num_panels()
-                             ? w.data() + static_cast<std::size_t>(next_panel) * w.panel_bytes()
-                             : nullptr});
-  };
   if (pool.num_threads() == 1 || products < kSerialProducts) {
     for (const LinearJob& job : jobs) {
       for (std::int32_t row = 0; row < x.m(); row += kRowChunk) {
-        part_of(job, row, 0, job.w->num_panels(), job.w->num_panels());
+        part_of({&job, row, 0, job.w->num_panels()}, nullptr);
       }
     }
     return;
   }
-  const std::int32_t row_chunks = (x.m() + kRowChunk - 1) / kRowChunk;
-  const auto tasks_of = [&](const LinearJob& job, std::int32_t panels) {
-    return static_cast<std::size_t>((job.w->num_panels() + panels - 1) / panels) *
-           static_cast<std::size_t>(row_chunks);
-  };
-  std::size_t tasks = 0;
+  // Tasks of one run of panels follow each other, so that its weights are read from memory once.
+  std::vector<Task> tasks;
+  PanelRuns runs(bytes, pool.num_threads());
+  const std::size_t most_bytes = x.m() <= kRowChunk ? PanelRuns::kAnyBytes : kSharedBytes;
   for (const LinearJob& job : jobs) {
-    tasks += tasks_of(job, panels_per_task(*job.w, bytes, pool.num_threads()));
-  }
-  // Tasks of one range of panels follow each other, so that its weights are read from memory once.
-  pool.parallel_for(tasks, [&](std::size_t task, std::size_t) {
-    for (const LinearJob& job : jobs) {
-      const std::int32_t panels = panels_per_task(*job.w, bytes, pool.num_threads());
-      if (task >= tasks_of(job, panels)) {
-        task -= tasks_of(job, panels);
-        continue;
+    const std::int32_t panels = job.w->num_panels();
+    for (std::int32_t begin = 0, end = 0; begin < panels; begin = end) {
+      end = begin + runs.take(panels - begin, job.w->panel_bytes(), most_bytes);
+      for (std::int32_t row = 0; row < x.m(); row += kRowChunk) {
+        tasks.push_back({&job, row, begin, end});
       }
-      const auto panel = static_cast<std::int32_t>(task) / row_chunks * panels;
-      // Tasks are handed out in order: a thread's next one is probably as far on as there are
-      // threads.
-      const auto next_task = static_cast<std::int32_t>(task + pool.num_threads());
-      return part_of(job, static_cast<std::int32_t>(task) % row_chunks * kRowChunk, panel, panels,
-                     next_task / row_chunks * panels);
     }
+  }
+  pool.parallel_for(tasks.size(), [&](std::size_t index, std::size_t) {
+    // Tasks are handed out in order: a thread's next one is probably as far on as there are
+    // threads. Nothing where it is of another matrix: its panels may have another size.
+    const std::size_t next = index + pool.num_threads();
+    const Task& task = tasks[index];
+    part_of(task, next < tasks.size() && tasks[next].job == task.job
+                      ? task.job->w->data() + static_cast<std::size_t>(tasks[next].panel_begin) *
+                                                  task.job->w->panel_bytes()
+                      : nullptr);
   });
 }
 

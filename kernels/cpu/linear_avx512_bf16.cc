@@ -10,10 +10,11 @@
 namespace moiety::kernels::avx512_bf16 {
 namespace {
 
-/// 16 columns of one pair of k.
+/// 16 columns of one pair of k. The CPU itself fetches them in time: prefetches made it slower.
 struct Bf16 {
   static constexpr int kPairs = 1;
   static constexpr std::ptrdiff_t kBytes = 64;
+  static constexpr std::ptrdiff_t kAhead = 0;  ///< bytes to what is fetched meanwhile
   [[gnu::always_inline]] void load(const std::byte* p, __m512bh (&w)[kPairs]) const {
     w[0] = reinterpret_cast<__m512bh>(_mm512_load_si512(p));
   }
@@ -23,6 +24,7 @@ struct Bf16 {
 struct I8 {
   static constexpr int kPairs = 1;
   static constexpr std::ptrdiff_t kBytes = 32;
+  static constexpr std::ptrdiff_t kAhead = 4096;
   [[gnu::always_inline]] static __m512 floats(const std::byte* p) {
     return _mm512_cvtepi32_ps(
         _mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(p))));
@@ -62,6 +64,7 @@ class I8Lookup {
  public:
   static constexpr int kPairs = 2;
   static constexpr std::ptrdiff_t kBytes = 64;
+  static constexpr std::ptrdiff_t kAhead = 4096;
   using Rest = I8;
   [[gnu::always_inline]] void load(const std::byte* p, __m512bh (&w)[kPairs]) const {
     const __m512i q = _mm512_loadu_si512(p);  // panels of odd pairs begin at 32 bytes
@@ -121,7 +124,9 @@ struct Dot {
     std::int32_t pairs = (tile.k + 1) / 2;
     for (; pairs >= Weights::kPairs; pairs -= Weights::kPairs) {
       // One panel is one stream, which runs on into the next panel.
-      if constexpr (kPanels == 1) _mm_prefetch(weights + kAhead, _MM_HINT_T0);
+      if constexpr (Weights::kAhead != 0 && kPanels == 1) {
+        _mm_prefetch(weights + Weights::kAhead, _MM_HINT_T0);
+      }
       add_products(load, weights, panel_bytes, x, x_stride, sums);
       weights += Weights::kBytes;
       x += 2 * Weights::kPairs;
@@ -132,17 +137,14 @@ struct Dot {
     }
     store_sums(tile, panel, row, sums);
   }
-
- private:
-  static constexpr std::ptrdiff_t kAhead = 4096;
 };
 
 }  // namespace
 
-// Few rows: the weights come from memory, and one stream of them is faster than four. Many rows:
-// the weights are in the cache, and a row's input is loaded once for four panels. I8 weights cost
-// more to load than inputs do, so they serve as many rows as there are registers; of one or two
-// rows a panel's chain takes longer than its memory, so four panels run side by side.
+// Few rows: the weights come from memory, and one stream of them is faster than four. More rows: a
+// row's input is loaded once for four panels. I8 weights cost more to load than inputs do, so they
+// serve as many rows as there are registers; of one or two rows a panel's chain takes longer than
+// its memory, so four panels run side by side.
 void linear_tile(const LinearTile& tile) {
   if (tile.type == WeightType::kI8) {
     if (tile.rows <= 2) {
@@ -152,8 +154,8 @@ void linear_tile(const LinearTile& tile) {
     } else {
       RowBlocks<Dot<I8>, 12, 1>::all(tile);
     }
-  } else if (tile.rows <= 6) {
-    RowBlocks<Dot<Bf16>, 6, 1>::all(tile);
+  } else if (tile.rows <= 4) {
+    RowBlocks<Dot<Bf16>, 4, 1>::all(tile);
   } else {
     RowBlocks<Dot<Bf16>, 6, 4>::all(tile);
   }
