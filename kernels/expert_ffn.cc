@@ -114,7 +114,7 @@ void GroupedExperts::run(const InputRows& x,
     const Task& task = is_first ? first_half_[next] : second_half_[next - first_half_.size()];
     const ExpertWeights& weights = *experts[static_cast<std::size_t>(task.expert)].weights;
     const PackedMatrix& matrix = is_first ? weights.gate : weights.down;
-    return matrix.data() + static_cast<std::size_t>(task.panel_begin) * matrix.panel_bytes();
+    return matrix.panel(task.panel_begin);
   };
   const auto gate_and_up = [&](std::size_t index, AlignedFloats& scratch) {
     const Task& task = first_half_[index];
@@ -123,14 +123,13 @@ void GroupedExperts::run(const InputRows& x,
                                  task.panel_begin * kPanelColumns;
     const std::size_t size = static_cast<std::size_t>(task.num_rows) * columns;
     if (scratch.size() < 2 * size) scratch.resize(2 * size);
-    LinearPart part{
-        task.first_row,
-        task.num_rows,
-        task.panel_begin,
-        task.panel_end,
-        scratch.data(),
-        columns,
-        weights.up.data() + static_cast<std::size_t>(task.panel_begin) * weights.up.panel_bytes()};
+    LinearPart part{task.first_row,
+                    task.num_rows,
+                    task.panel_begin,
+                    task.panel_end,
+                    scratch.data(),
+                    columns,
+                    weights.up.panel(task.panel_begin)};
     linear_part(weights.gate, x, part);
     part.y += size;
     part.next = next_weights(index);

@@ -135,8 +135,7 @@ void linear(const InputRows& x, std::span<const LinearJob> jobs, ThreadPool& poo
     const std::size_t next = index + pool.num_threads();
     const Task& task = tasks[index];
     part_of(task, next < tasks.size() && tasks[next].job == task.job
-                      ? task.job->w->data() + static_cast<std::size_t>(tasks[next].panel_begin) *
-                                                  task.job->w->panel_bytes()
+                      ? task.job->w->panel(tasks[next].panel_begin)
                       : nullptr);
   });
 }

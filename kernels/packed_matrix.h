@@ -45,6 +45,9 @@ class PackedMatrix {
   std::size_t panel_bytes() const;
   /// Panel 0.
   const std::byte* data() const { return data_.get(); }
+  const std::byte* panel(std::int32_t index) const {
+    return data() + static_cast<std::size_t>(index) * panel_bytes();
+  }
   /// I8: [num_panels * 16], zero where there is no column; else null.
   const float* scales() const;
   /// One weight, exactly, for the oracle and tests.

@@ -45,7 +45,7 @@ INSTANTIATE_TEST_SUITE_P(Kernels,
 
 template <class T>
 const T* panel(const PackedMatrix& w, int index) {
-  return reinterpret_cast<const T*>(w.data() + static_cast<std::size_t>(index) * w.panel_bytes());
+  return reinterpret_cast<const T*>(w.panel(index));
 }
 
 // The layout is what every kernel reads, so its very positions are tested.
