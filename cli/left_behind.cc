@@ -35,24 +35,14 @@ struct Running {
   Fd handle;  // a pidfd: a signal never reaches another process that got the number
 };
 
-/// Those of the file that still run. A file that cannot be read names nobody.
-std::vector<Running> still_running(const std::filesystem::path& run_dir) {
+std::vector<Running> still_running(const std::vector<OwnProcess>& processes) {
   std::vector<Running> running;
-  const auto text = read_file(file_of(run_dir), 1 << 20);
-  if (!text) return running;
-  try {
-    const json::value all = json::parse(*text);
-    if (std::string_view(all.at("boot_id").as_string()) != boot_id()) return running;
-    for (const json::value& each : all.at("processes").as_array()) {
-      const auto pid = each.at("pid").to_number<pid_t>();
-      if (pid <= 1) continue;
-      Fd handle(::pidfd_open(pid, 0));
-      // In this order: what the descriptor names cannot change any more.
-      if (!handle || process_start_time(pid) != each.at("start_time").to_number<std::uint64_t>())
-        continue;
-      running.push_back({{std::string(each.at("name").as_string()), pid}, std::move(handle)});
-    }
-  } catch (const std::exception&) {  // cut short by a loss of power, or not ours
+  for (const OwnProcess& each : processes) {
+    if (each.pid <= 1) continue;
+    Fd handle(::pidfd_open(each.pid, 0));
+    // In this order: what the descriptor names cannot change any more.
+    if (handle && process_start_time(each.pid) == each.start_time)
+      running.push_back({each, std::move(handle)});
   }
   return running;
 }
@@ -78,18 +68,32 @@ bool wait_for_all(const std::vector<Running>& running, std::chrono::milliseconds
 Result<void> write_own_processes(const std::filesystem::path& run_dir,
                                  const std::vector<OwnProcess>& processes) {
   json::array all;
-  for (const OwnProcess& each : processes) {
-    const auto start_time = process_start_time(each.pid);
-    if (!start_time) continue;  // it has ended
-    all.push_back({{"name", each.name}, {"pid", each.pid}, {"start_time", *start_time}});
-  }
+  for (const OwnProcess& each : processes)
+    all.push_back({{"name", each.name}, {"pid", each.pid}, {"start_time", each.start_time}});
   return write_file(
       file_of(run_dir),
       json::serialize(json::object{{"boot_id", boot_id()}, {"processes", std::move(all)}}) + "\n");
 }
 
-std::vector<OwnProcess> end_left_behind(const std::filesystem::path& run_dir) {
-  const std::vector<Running> running = still_running(run_dir);
+std::vector<OwnProcess> read_own_processes(const std::filesystem::path& run_dir) {
+  std::vector<OwnProcess> processes;
+  const auto text = read_file(file_of(run_dir), 1 << 20);
+  if (!text) return processes;
+  try {
+    const json::value all = json::parse(*text);
+    if (std::string_view(all.at("boot_id").as_string()) != boot_id()) return processes;
+    for (const json::value& each : all.at("processes").as_array()) {
+      processes.push_back({std::string(each.at("name").as_string()),
+                           each.at("pid").to_number<pid_t>(),
+                           each.at("start_time").to_number<std::uint64_t>()});
+    }
+  } catch (const std::exception&) {  // cut short by a loss of power, or not ours
+  }
+  return processes;
+}
+
+std::vector<OwnProcess> end_left_behind(const std::vector<OwnProcess>& processes) {
+  const std::vector<Running> running = still_running(processes);
   signal_all(running, SIGTERM);
   if (!wait_for_all(running, kGrace)) {
     signal_all(running, SIGKILL);

@@ -10,6 +10,7 @@
 #include "cli/admin_client.h"
 #include "cli/router_ports.h"
 #include "common/ids.h"
+#include "common/process_start.h"
 #include "common/thread_pool.h"
 #include "http/client.h"
 
@@ -84,6 +85,13 @@ void say_whether_it_goes_on(const std::string& admin_url, const std::filesystem:
     return;
   std::cerr << "moiety: goes on with the deployments of the cluster that was in "
             << run_dir.string() << " before; --fresh begins anew" << std::endl;
+}
+
+void say_ended(const std::vector<OwnProcess>& processes) {
+  for (const OwnProcess& each : processes) {
+    std::cerr << "moiety: ended " << each.name << " (pid " << each.pid
+              << ") of the cluster that was killed here" << std::endl;
+  }
 }
 
 /// Names the flag that moves a port which is taken.
@@ -226,13 +234,16 @@ Result<bool> LocalCluster::supervise(std::vector<std::string>& events) {
 }
 
 Result<void> LocalCluster::note_others() {
+  std::vector<pid_t> pids;
+  for (const Supervised& each : others_) pids.push_back(each.pid());
+  if (pids == noted_) return {};
   std::vector<OwnProcess> running;
   for (const Supervised& each : others_) {
-    if (each.pid() > 0) running.push_back({each.spec().name, each.pid()});
+    if (const auto start_time = process_start_time(each.pid()))
+      running.push_back({each.spec().name, each.pid(), *start_time});
   }
-  if (running == noted_) return {};
   MOIETY_TRY(write_own_processes(run_dir_, running));
-  noted_ = std::move(running);
+  noted_ = std::move(pids);
   return {};
 }
 
@@ -369,8 +380,10 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
   MOIETY_ASSIGN(run_dir_, make_run_dir(options.run_dir, options.admin_port));
   MOIETY_ASSIGN(run_dir_lock_, take_run_dir(run_dir_));
   // A folder that somebody named is theirs to clear: what is deployed there stays deployed.
-  if (options.fresh || (options.run_dir.empty() && !ended_in_disorder(run_dir_)))
-    MOIETY_TRY(forget_cluster(run_dir_));
+  if (options.fresh || (options.run_dir.empty() && !ended_in_disorder(run_dir_))) {
+    MOIETY_ASSIGN(const std::vector<OwnProcess> ended, forget_cluster(run_dir_));
+    say_ended(ended);
+  }
   began_anew_ = !has_state(run_dir_);
   // Until it serves, so that a start that fails, and ends in order, is no reason to forget it.
   if (!began_anew_) MOIETY_TRY(mark_unfinished(run_dir_));
@@ -400,10 +413,7 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
   admin_url_ = "http://" + info->admin_address;
   progress.update("");  // so that the line is free
   say_whether_it_goes_on(admin_url_, run_dir_);
-  for (const OwnProcess& each : end_left_behind(run_dir_)) {
-    std::cerr << "moiety: ended " << each.name << " (pid " << each.pid
-              << ") of the cluster that was killed here" << std::endl;
-  }
+  say_ended(end_left_behind(read_own_processes(run_dir_)));
   // Started again, it is found where it was, knows the same secret, and takes its deployments from
   // its state: the files that the first ones came from may be gone.
   Supervised::Spec& again = coordinator_.front().spec();

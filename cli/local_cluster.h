@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "cli/command.h"
-#include "cli/left_behind.h"
 #include "cli/run_dir.h"
 #include "cli/supervised.h"
 #include "common/result.h"
@@ -119,9 +118,9 @@ class LocalCluster {
   std::string admin_url_;
   std::filesystem::path run_dir_;
   Fd run_dir_lock_;
-  bool began_anew_ = false;        // no cluster had left its state in the run dir
-  std::vector<OwnProcess> noted_;  // what note_others() wrote last
-  bool note_failed_ = false;       // the last time
+  bool began_anew_ = false;   // no cluster had left its state in the run dir
+  std::vector<pid_t> noted_;  // of others_, as note_others() wrote last
+  bool note_failed_ = false;  // the last time
 };
 
 /// How long workers and routers go on without a coordinator, as a flag's value.

@@ -15,6 +15,7 @@
 
 #include "cli/command.h"
 #include "common/ids.h"
+#include "coordinator/store.h"
 
 namespace moiety::cli {
 namespace json = boost::json;
@@ -162,7 +163,24 @@ Result<void> clear_unfinished(const std::filesystem::path& run_dir) {
               unfinished_mark(run_dir).string() + ": cannot remove: " + ec.message());
 }
 
-Result<void> forget_cluster(const std::filesystem::path& run_dir) {
+namespace {
+
+/// Of its state file; none if that cannot be read.
+std::vector<OwnProcess> workers_left_behind(const std::filesystem::path& run_dir) {
+  std::vector<OwnProcess> processes;
+  if (!has_state(run_dir)) return processes;
+  const auto workers = coordinator::Store::workers_left_in(run_dir / "state.sqlite");
+  if (!workers) return processes;
+  for (const coordinator::DurableWorker& each : *workers) {
+    processes.push_back({"worker " + std::to_string(each.id.value),
+                         static_cast<pid_t>(each.process.pid), each.process.start_time});
+  }
+  return processes;
+}
+
+}  // namespace
+
+Result<std::vector<OwnProcess>> forget_cluster(const std::filesystem::path& run_dir) {
   const std::filesystem::path path = run_dir / "state.sqlite.lock";
   const Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!lock) return fail(ErrorCode::kIo, path.string() + ": cannot open: " + std::strerror(errno));
@@ -170,6 +188,10 @@ Result<void> forget_cluster(const std::filesystem::path& run_dir) {
     return fail(ErrorCode::kFailedPrecondition,
                 run_dir.string() + ": a coordinator uses the state here; nothing was deleted");
   }
+  // Routers first: their requests need the workers.
+  std::vector<OwnProcess> ended = end_left_behind(read_own_processes(run_dir));
+  const std::vector<OwnProcess> workers = end_left_behind(workers_left_behind(run_dir));
+  ended.insert(ended.end(), workers.begin(), workers.end());
   std::error_code ec;
   for (const char* name :
        {"state.sqlite", "state.sqlite-wal", "state.sqlite-shm", "state.sqlite-journal"}) {
@@ -178,7 +200,7 @@ Result<void> forget_cluster(const std::filesystem::path& run_dir) {
       return fail(ErrorCode::kIo, (run_dir / name).string() + ": cannot remove: " + ec.message());
     }
   }
-  return {};
+  return ended;
 }
 
 Result<ScratchDir> ScratchDir::make(const std::string& prefix) {

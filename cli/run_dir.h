@@ -7,7 +7,9 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "cli/left_behind.h"
 #include "common/file.h"
 #include "common/result.h"
 
@@ -52,10 +54,10 @@ bool ended_in_disorder(const std::filesystem::path& run_dir);
 Result<void> mark_unfinished(const std::filesystem::path& run_dir);
 Result<void> clear_unfinished(const std::filesystem::path& run_dir);
 
-/// Removes the state of a former cluster in this folder, so that the next one begins with what its
-/// flags say instead of going on with it. Only for who took the folder. kFailedPrecondition: a
-/// coordinator uses the state, and nothing was removed.
-Result<void> forget_cluster(const std::filesystem::path& run_dir);
+/// Ends what a former cluster in this folder left running and removes its state, so that the next
+/// one begins with what its flags say instead of going on with it. Gives what it ended. Only for
+/// who took the folder. kFailedPrecondition: a coordinator uses the state, and nothing was touched.
+Result<std::vector<OwnProcess>> forget_cluster(const std::filesystem::path& run_dir);
 
 /// A new folder below the temporary folder, for this user only; removed with its content.
 class ScratchDir {

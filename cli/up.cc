@@ -314,8 +314,8 @@ void add_up(CLI::App& app, Chosen& chosen) {
                       "and --no-full are not looked at; see --fresh. Unless given, one below the "
                       "temporary folder, where only a cluster that was killed goes on");
   command->add_flag("--fresh", cluster.fresh,
-                    "Delete the state of the cluster that was in the run dir before, and begin "
-                    "with what the flags say");
+                    "Delete the state of the cluster that was in the run dir before, end what a "
+                    "killed one left running, and begin with what the flags say");
   command->add_flag("-d,--detach", cluster.detach,
                     "Return once it serves; a process stays behind that starts again what dies");
   command->add_flag("--json", flags->json, "Print addresses as JSON");

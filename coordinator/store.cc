@@ -241,6 +241,19 @@ Result<void> Store::load(const std::string& fingerprint) {
   return put("meta", "boot_id", boot_id());
 }
 
+Result<std::vector<DurableWorker>> Store::workers_left_in(const std::filesystem::path& file) {
+  MOIETY_ASSIGN(SqliteDatabase database, SqliteDatabase::open(file));
+  Store store(file, Fd(), std::move(database));
+  DurableState state;
+  MOIETY_TRY(store.load_workers(state));
+  MOIETY_ASSIGN(SqliteStatement same_boot,
+                store.database_.prepare("SELECT 1 FROM meta WHERE key = 'boot_id' AND value = ?"));
+  same_boot.bind(1, boot_id());
+  MOIETY_ASSIGN(const bool may_run, same_boot.step());
+  if (!may_run) state.workers.clear();
+  return std::move(state.workers);
+}
+
 Result<void> Store::load_workers(DurableState& state) {
   MOIETY_ASSIGN(SqliteStatement rows,
                 database_.prepare("SELECT id, incarnation, pid, start_time, runs, ending, retired, "

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "common/file.h"
 #include "coordinator/durable.h"
@@ -40,6 +41,9 @@ class Store {
   /// kFailedPrecondition: another coordinator uses it (named by its pid), another program or a
   /// newer Moiety wrote it, or it belongs to another checkpoint. kDataLoss: it is damaged. kIo.
   static Result<Store> open(const std::filesystem::path& file, const std::string& fingerprint);
+  /// The workers in a file that will be deleted, so that their processes can be ended before. For
+  /// who has locked FILE.lock. kDataLoss, kIo.
+  static Result<std::vector<DurableWorker>> workers_left_in(const std::filesystem::path& file);
   Store(Store&&) = default;
   Store& operator=(Store&&) = delete;
 

@@ -214,6 +214,20 @@ class UpTest(unittest.TestCase):
         subprocess.run([BIN / "moiety", "down", "--admin", again["admin"]], check=True, timeout=60, stdout=subprocess.DEVNULL)
         wait_until(lambda: not runs(again["supervisor_pid"]) and not runs(again["router_pid"]), "everything has ended")
 
+    def test_fresh_ends_what_a_killed_cluster_left(self):
+        first = json.loads(self.up_detached(*FREE_PORTS).stdout)
+        workers = [w["pid"] for w in call("GET", first["admin"] + "/v1/status")[1]["workers"]]
+        for pid in (first["supervisor_pid"], first["coordinator_pid"]):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not runs(first["coordinator_pid"]), "the coordinator has ended")
+        left = [first["router_pid"], *workers]
+        self.assertEqual([pid for pid in left if runs(pid)], left)
+        fresh = self.up_detached(*FREE_PORTS, "--fresh")
+        self.assertEqual(fresh.returncode, 0, fresh.stderr)
+        self.assertEqual([pid for pid in left if runs(pid)], [])
+        for name, pid in zip(("the router", "worker 0", "worker 1"), left):
+            self.assertIn(f"ended {name} (pid {pid})", fresh.stderr)
+
     def test_of_two_at_once_one_goes_away_and_leaves_the_other_its_state(self):
         flags = [*UP, *FREE_PORTS, "-d", "--fresh", "--run-dir", str(self.dir)]
         both = [subprocess.Popen([BIN / "moiety", *flags], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]

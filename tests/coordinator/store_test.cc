@@ -212,7 +212,13 @@ TEST_F(StoreTest, DamageIsFound) {
 
 TEST_F(StoreTest, ProcessesOfBeforeAReboot) {
   { ASSERT_TRUE(open()->persist(state_of(1))); }
+  auto left = Store::workers_left_in(file_);
+  ASSERT_TRUE(left) << left.error().message;
+  EXPECT_EQ(*left, state_of(1).workers);
   execute("UPDATE meta SET value = 'another' WHERE key = 'boot_id'");
+  left = Store::workers_left_in(file_);
+  ASSERT_TRUE(left) << left.error().message;
+  EXPECT_THAT(*left, testing::IsEmpty());
   const auto store = open();
   ASSERT_TRUE(store && store->restored());
   EXPECT_EQ(store->restored()->workers[0].process, ProcessIdentity{});
