@@ -21,9 +21,11 @@ using namespace moiety::coordinator;
 void print_how_to_join(const Options& options, const Setup& setup, const RunInfo& info) {
   std::printf(
       "moiety-coordinator: waiting for workers that you start, up to %u of them:\n"
-      "  MOIETY_TOKEN=... moiety-worker --coordinator %s --model %s --dtype %s --expert-dtype %s\n"
+      "  MOIETY_TOKEN=... %smoiety-worker --fabric %s --coordinator %s --model %s --dtype %s "
+      "--expert-dtype %s\n"
       "on other hosts with this machine's name and --bind with the host's own; %s\n",
-      options.workers, info.control_address.c_str(), setup.model.c_str(),
+      options.workers, options.fabric == "mpi" ? "mpirun ... " : "", options.fabric.c_str(),
+      info.control_address.c_str(), setup.model.c_str(),
       std::string(dtype_flag(options.dtype)).c_str(),
       std::string(dtype_flag(options.expert_dtype)).c_str(),
       options.run_dir.empty()

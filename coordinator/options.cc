@@ -53,7 +53,6 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   std::string dtype = "bf16";
   std::string expert_dtype;
   std::string fleet = "local";
-  std::string fabric = "ucx";
   CLI::App app(
       "The coordinator of a Moiety cluster: starts and stops the workers of this machine (or lets "
       "in those that somebody else starts), places experts on them, tells routers where they are, "
@@ -96,7 +95,7 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
                  "starts them, anywhere (mpirun included)")
       ->check(CLI::IsMember({"local", "static"}))
       ->capture_default_str();
-  app.add_option("--fabric", fabric,
+  app.add_option("--fabric", options.fabric,
                  "What carries tokens between routers and workers; mpi needs --fleet static")
       ->check(CLI::IsMember({"ucx", "mpi"}))
       ->capture_default_str();
@@ -192,7 +191,7 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   }
   MOIETY_TRY(parse_listen(listen, options));
   options.fleet = fleet == "static" ? FleetKind::kStatic : FleetKind::kLocal;
-  if (fabric == "mpi" && options.fleet != FleetKind::kStatic) {
+  if (options.fabric == "mpi" && options.fleet != FleetKind::kStatic) {
     return fail(ErrorCode::kInvalidArgument,
                 "--fabric mpi: mpirun starts the workers of an mpi world: give --fleet static");
   }

@@ -30,6 +30,7 @@ struct Options {
   std::string served_name;  ///< empty: the model folder's name
   std::uint32_t workers = 4;
   FleetKind fleet = FleetKind::kLocal;
+  std::string fabric = "ucx";        ///< only checked, and told to who starts the workers
   std::int32_t capacity = 0;         ///< 0: ceil(routed experts of the widest layer / workers)
   std::uint64_t capacity_bytes = 0;  ///< of a worker; 0: no limit in bytes
   /// Share of the capacity that a move may exceed it by. Absent: a quarter, and in a static fleet
