@@ -41,8 +41,9 @@ std::vector<Running> still_running(const std::vector<OwnProcess>& processes) {
     if (each.pid <= 1) continue;
     Fd handle(::pidfd_open(each.pid, 0));
     // In this order: what the descriptor names cannot change any more.
-    if (handle && process_start_time(each.pid) == each.start_time)
-      running.push_back({each, std::move(handle)});
+    if (!handle || process_start_time(each.pid) != each.start_time) continue;
+    pollfd ended{handle.get(), POLLIN, 0};  // and nobody has waited for it yet
+    if (::poll(&ended, 1, 0) == 0) running.push_back({each, std::move(handle)});
   }
   return running;
 }
@@ -65,34 +66,51 @@ bool wait_for_all(const std::vector<Running>& running, std::chrono::milliseconds
 
 }  // namespace
 
-Result<void> write_own_processes(const std::filesystem::path& run_dir,
-                                 const std::vector<OwnProcess>& processes) {
-  json::array all;
-  for (const OwnProcess& each : processes)
-    all.push_back({{"name", each.name}, {"pid", each.pid}, {"start_time", each.start_time}});
-  return write_file(
-      file_of(run_dir),
-      json::serialize(json::object{{"boot_id", boot_id()}, {"processes", std::move(all)}}) + "\n");
+Result<void> write_left_behind(const std::filesystem::path& run_dir, const LeftBehind& left) {
+  json::array processes;
+  for (const OwnProcess& each : left.processes)
+    processes.push_back({{"name", each.name}, {"pid", each.pid}, {"start_time", each.start_time}});
+  return write_file(file_of(run_dir),
+                    json::serialize(json::object{{"boot_id", boot_id()},
+                                                 {"processes", std::move(processes)},
+                                                 {"segments", left.segments.string()}}) +
+                        "\n");
 }
 
-std::vector<OwnProcess> read_own_processes(const std::filesystem::path& run_dir) {
-  std::vector<OwnProcess> processes;
+namespace {
+
+LeftBehind read_left_behind(const std::filesystem::path& run_dir) {
+  LeftBehind left;
   const auto text = read_file(file_of(run_dir), 1 << 20);
-  if (!text) return processes;
+  if (!text) return left;
   try {
     const json::value all = json::parse(*text);
-    if (std::string_view(all.at("boot_id").as_string()) != boot_id()) return processes;
+    if (std::string_view(all.at("boot_id").as_string()) != boot_id()) return left;
     for (const json::value& each : all.at("processes").as_array()) {
-      processes.push_back({std::string(each.at("name").as_string()),
-                           each.at("pid").to_number<pid_t>(),
-                           each.at("start_time").to_number<std::uint64_t>()});
+      left.processes.push_back({std::string(each.at("name").as_string()),
+                                each.at("pid").to_number<pid_t>(),
+                                each.at("start_time").to_number<std::uint64_t>()});
     }
+    left.segments = std::string(all.at("segments").as_string());
   } catch (const std::exception&) {  // cut short by a loss of power, or not ours
   }
-  return processes;
+  return left;
 }
 
-std::vector<OwnProcess> end_left_behind(const std::vector<OwnProcess>& processes) {
+}  // namespace
+
+std::vector<OwnProcess> end_left_behind(const std::filesystem::path& run_dir) {
+  const LeftBehind left = read_left_behind(run_dir);
+  std::vector<OwnProcess> ended = end_processes(left.processes);
+  // Whatever else the file may say, nothing but a folder that was made for segments.
+  std::error_code ignored;
+  if (left.segments.string().starts_with(kSegments) &&
+      left.segments.parent_path() == std::filesystem::path(kSegments).parent_path())
+    std::filesystem::remove_all(left.segments, ignored);
+  return ended;
+}
+
+std::vector<OwnProcess> end_processes(const std::vector<OwnProcess>& processes) {
   const std::vector<Running> running = still_running(processes);
   signal_all(running, SIGTERM);
   if (!wait_for_all(running, kGrace)) {

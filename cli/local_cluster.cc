@@ -59,7 +59,7 @@ Words coordinator_words(const LocalClusterOptions& options,
                  run_dir.string(),
                  "--worker-orphan-timeout-s",
                  orphan_timeout_s(options)};
-  if (options.fabric == "mpi") add(words, {"--fleet", "static"});
+  if (options.fabric == "mpi") add(words, {"--fleet", "static", "--fabric", "mpi"});
   if (options.capacity > 0) add(words, {"--capacity", std::to_string(options.capacity)});
   if (options.capacity_bytes > 0)
     add(words, {"--capacity-bytes", std::to_string(options.capacity_bytes)});
@@ -224,7 +224,9 @@ Result<bool> LocalCluster::supervise(std::vector<std::string>& events) {
       }
     }
   }
-  if (all_ended) return false;
+  if (ending && !end_by_) end_by_ = now + kStopGrace;
+  // One that it has not told, because it was about to connect, is ended with the rest.
+  if (all_ended || (end_by_ && now > *end_by_)) return false;
   if (world_ && !ending) MOIETY_TRY(supervise_world(now, events));
   // On a full disk the cluster goes on as it is.
   const Result<void> noted = note_others();
@@ -237,12 +239,13 @@ Result<void> LocalCluster::note_others() {
   std::vector<pid_t> pids;
   for (const Supervised& each : others_) pids.push_back(each.pid());
   if (pids == noted_) return {};
-  std::vector<OwnProcess> running;
+  LeftBehind left;
   for (const Supervised& each : others_) {
     if (const auto start_time = process_start_time(each.pid()))
-      running.push_back({each.spec().name, each.pid(), *start_time});
+      left.processes.push_back({each.spec().name, each.pid(), *start_time});
   }
-  MOIETY_TRY(write_own_processes(run_dir_, running));
+  if (segments_) left.segments = segments_->path();
+  MOIETY_TRY(write_left_behind(run_dir_, left));
   noted_ = std::move(pids);
   return {};
 }
@@ -259,8 +262,8 @@ Result<void> LocalCluster::supervise_world(Clock::time_point now,
   } else {
     return {};
   }
-  forget_world();
   others_.front().end(kStopGrace);
+  forget_world();
   return others_.front().start();
 }
 
@@ -292,6 +295,8 @@ void LocalCluster::forget_world() {
   router_pids_.clear();
   lacking_since_.reset();
   world_was_whole_ = false;
+  // Killed ranks leave them. Not while a world runs: its ranks open each other's.
+  if (segments_ && others_.front().pid() <= 0) segments_->clear();
 }
 
 bool LocalCluster::find_routers() {
@@ -413,7 +418,7 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
   admin_url_ = "http://" + info->admin_address;
   progress.update("");  // so that the line is free
   say_whether_it_goes_on(admin_url_, run_dir_);
-  say_ended(end_left_behind(read_own_processes(run_dir_)));
+  say_ended(end_left_behind(run_dir_));
   // Started again, it is found where it was, knows the same secret, and takes its deployments from
   // its state: the files that the first ones came from may be gone.
   Supervised::Spec& again = coordinator_.front().spec();

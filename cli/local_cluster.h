@@ -76,9 +76,10 @@ class LocalCluster {
   /// The children of this process that it waits for.
   std::vector<pid_t> child_pids() const;
 
-  /// Whether it goes on: false once all have ended well (`moiety down`). Starts again what died;
-  /// `events` gets a sentence for people about each death and start. An error: something died too
-  /// often; the rest is still there.
+  /// Whether it goes on: false once the coordinator has ended well (`moiety down`) and the others
+  /// too, or had 15 s for it: stop() ends those. Starts again what died; `events` gets a sentence
+  /// for people about each death and start. An error: something died too often; the rest is still
+  /// there.
   Result<bool> supervise(std::vector<std::string>& events);
   /// Ends everything, in order, with bounded waits. Nothing but the destructor may follow.
   void stop();
@@ -94,7 +95,7 @@ class LocalCluster {
   Result<void> supervise_world(Clock::time_point now, std::vector<std::string>& events);
   /// Whether experts have been missing for a while, with workers gone and nothing under way.
   bool world_lacks_workers(Clock::time_point now);
-  /// What was known of the processes of a world that has ended.
+  /// What was known of the processes of a world that has ended, and its segments.
   void forget_world();
   /// The routers that the coordinator knows, by id; false when it does not answer.
   bool find_routers();
@@ -112,6 +113,8 @@ class LocalCluster {
   Clock::time_point look_at_world_at_;
   std::optional<Clock::time_point> lacking_since_;  // experts are missing
   bool world_was_whole_ = false;                    // since it was started
+  std::optional<ScratchDir> segments_;              // of a world, in shared memory
+  std::optional<Clock::time_point> end_by_;         // the others, when the coordinator has ended
   std::vector<pid_t> router_pids_;
   std::set<pid_t> former_pids_;  // routers of worlds that have ended
   std::vector<std::string> api_urls_;

@@ -73,6 +73,13 @@ Result<void> LocalCluster::launch_world(const LocalClusterOptions& options, cons
                     "--mca",
                     "odls_base_sigkill_timeout",
                     "0"};
+  // In a folder of its own, for what a killed world leaves there. Without one, Open MPI finds a
+  // place.
+  if (auto segments = ScratchDir::make(std::string(kSegments))) {
+    segments_.emplace(std::move(*segments));
+    spec.arguments.insert(spec.arguments.end(),
+                          {"--mca", "btl_vader_backing_directory", segments_->path().string()});
+  }
   for (std::uint32_t i = 0; i < options.routers + options.workers; ++i) {
     if (i > 0) spec.arguments.emplace_back(":");
     const Words words =

@@ -189,8 +189,8 @@ Result<std::vector<OwnProcess>> forget_cluster(const std::filesystem::path& run_
                 run_dir.string() + ": a coordinator uses the state here; nothing was deleted");
   }
   // Routers first: their requests need the workers.
-  std::vector<OwnProcess> ended = end_left_behind(read_own_processes(run_dir));
-  const std::vector<OwnProcess> workers = end_left_behind(workers_left_behind(run_dir));
+  std::vector<OwnProcess> ended = end_left_behind(run_dir);
+  const std::vector<OwnProcess> workers = end_processes(workers_left_behind(run_dir));
   ended.insert(ended.end(), workers.begin(), workers.end());
   std::error_code ec;
   for (const char* name :
@@ -207,6 +207,12 @@ Result<ScratchDir> ScratchDir::make(const std::string& prefix) {
   std::string path = (std::filesystem::temp_directory_path() / (prefix + "-XXXXXX")).string();
   if (::mkdtemp(path.data()) == nullptr) return cannot_make(path, errno);
   return ScratchDir(path);
+}
+
+void ScratchDir::clear() {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(path_, ignored))
+    std::filesystem::remove(entry.path(), ignored);
 }
 
 ScratchDir::~ScratchDir() {

@@ -59,14 +59,17 @@ Result<void> clear_unfinished(const std::filesystem::path& run_dir);
 /// who took the folder. kFailedPrecondition: a coordinator uses the state, and nothing was touched.
 Result<std::vector<OwnProcess>> forget_cluster(const std::filesystem::path& run_dir);
 
-/// A new folder below the temporary folder, for this user only; removed with its content.
+/// A new folder, for this user only; removed with its content.
 class ScratchDir {
  public:
+  /// Its name begins with `prefix`; below the temporary folder unless that is an absolute path.
   static Result<ScratchDir> make(const std::string& prefix);
   ScratchDir(ScratchDir&& other) noexcept : path_(std::exchange(other.path_, {})) {}
   ScratchDir& operator=(ScratchDir&&) = delete;
   ~ScratchDir();
   const std::filesystem::path& path() const { return path_; }
+  /// Removes its files.
+  void clear();
 
  private:
   explicit ScratchDir(std::filesystem::path path) : path_(std::move(path)) {}

@@ -2,6 +2,7 @@
 
 #include <mpi.h>
 #include <signal.h>
+#include <sys/prctl.h>
 
 #include <array>
 #include <atomic>
@@ -61,6 +62,9 @@ Result<MpiWorld> join_mpi_world() {
       provided < MPI_THREAD_SERIALIZED) {
     return fail(ErrorCode::kInternal, "MPI does not start with MPI_THREAD_SERIALIZED");
   }
+  // Without its launcher a rank is aborted a second later. At once, it meets no rank of a next
+  // world at the coordinator.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   MpiWorld world;
   MPI_Comm_rank(MPI_COMM_WORLD, &world.rank);

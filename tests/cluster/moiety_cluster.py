@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import tempfile
@@ -40,6 +41,18 @@ def wait_until(condition, what, timeout=30):
             return value
         time.sleep(0.02)
     raise AssertionError(f"still not after {timeout} s: {what}")
+
+
+def wait_for_end(pid, timeout):
+    """Of a process that need not be our child."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        select.select([process], [], [], timeout)
+    finally:
+        os.close(process)
 
 
 def metric(page, name):
@@ -210,6 +223,7 @@ class Cluster:
         try:
             workers = [w["pid"] for w in self.status()["workers"] if w["pid"] > 0]
             self.command("down")
+            wait_for_end(self.pids[0], timeout=20)  # it tidies up
         finally:
             for pid in self.pids + workers:
                 try:

@@ -228,6 +228,29 @@ class UpTest(unittest.TestCase):
         for name, pid in zip(("the router", "worker 0", "worker 1"), left):
             self.assertIn(f"ended {name} (pid {pid})", fresh.stderr)
 
+    def test_segments_of_killed_mpi_worlds_are_removed(self):
+        def started():
+            up = json.loads(self.up_detached(*FREE_PORTS, "--fabric", "mpi").stdout)
+            left = json.loads((self.dir / "processes.json").read_text())
+            return up, left["processes"][0]["pid"], Path(left["segments"])
+
+        first, mpirun, folder = started()
+        segments = set(folder.iterdir())
+        self.assertEqual(len(segments), 3)  # a router and two workers
+        os.kill(mpirun, signal.SIGKILL)
+        wait_until(lambda: len(set(folder.iterdir()) - segments) == 3, "another world runs")
+        self.assertEqual(set(folder.iterdir()) & segments, set())
+        mpirun = json.loads((self.dir / "processes.json").read_text())["processes"][0]["pid"]
+        self.end([first["supervisor_pid"], first["coordinator_pid"], mpirun])
+        wait_until(lambda: not runs(first["coordinator_pid"]), "the coordinator has ended")
+
+        again, _, other = started()
+        self.assertFalse(folder.exists())
+        self.assertTrue(other.exists())
+        subprocess.run([BIN / "moiety", "down", "--admin", again["admin"]], check=True, timeout=60, stdout=subprocess.DEVNULL)
+        wait_until(lambda: not runs(again["supervisor_pid"]), "everything has ended")
+        self.assertFalse(other.exists())
+
     def test_of_two_at_once_one_goes_away_and_leaves_the_other_its_state(self):
         flags = [*UP, *FREE_PORTS, "-d", "--fresh", "--run-dir", str(self.dir)]
         both = [subprocess.Popen([BIN / "moiety", *flags], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
