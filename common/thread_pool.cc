@@ -18,15 +18,6 @@ void pause_cpu() {
 #endif
 }
 
-void end_threads(std::vector<std::thread>& threads,
-                 std::atomic<bool>& stop,
-                 std::atomic<std::uint32_t>& generation) {
-  stop = true;
-  generation.fetch_add(1);
-  generation.notify_all();
-  for (std::thread& thread : threads) thread.join();
-}
-
 }  // namespace
 
 std::size_t available_cores() {
@@ -47,14 +38,21 @@ ThreadPool::ThreadPool(std::size_t num_threads, Spin spin) : spins_(static_cast<
     for (std::size_t i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { work(i); });
   } catch (const std::exception&) {  // std::system_error, or no memory
     const std::size_t started = this->num_threads();
-    end_threads(threads_, stop_, generation_);
+    end_threads();
     throw std::runtime_error("no more than " + std::to_string(started) + " of " +
                              std::to_string(num_threads) +
                              " compute threads can be started here: use fewer (--threads)");
   }
 }
 
-ThreadPool::~ThreadPool() { end_threads(threads_, stop_, generation_); }
+ThreadPool::~ThreadPool() { end_threads(); }
+
+void ThreadPool::end_threads() {
+  stop_ = true;
+  generation_.fetch_add(1);
+  generation_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
 
 void ThreadPool::drain(std::size_t thread) {
   for (;;) {

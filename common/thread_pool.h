@@ -3,8 +3,11 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
+
+#include "common/result.h"
 
 namespace moiety {
 
@@ -44,11 +47,26 @@ class ThreadPool {
         const_cast<void*>(static_cast<const void*>(&fn)));
   }
 
+  /// The same for a fn(index) that gives a Result<void>: all of them run, and of the errors the one
+  /// of the lowest index comes back.
+  template <class Fn>
+  Result<void> try_for(std::size_t count, Fn&& fn) {
+    std::vector<std::optional<Error>> errors(count);
+    parallel_for(count, [&](std::size_t index, std::size_t) {
+      if (Result<void> done = fn(index); !done) errors[index] = done.error();
+    });
+    for (const std::optional<Error>& error : errors) {
+      if (error) return *error;
+    }
+    return {};
+  }
+
  private:
   using Task = void (*)(void*, std::size_t, std::size_t);
   void run(std::size_t count, Task task, void* context);
   void work(std::size_t thread);
   void drain(std::size_t thread);
+  void end_threads();
 
   const int spins_;
   std::vector<std::thread> threads_;

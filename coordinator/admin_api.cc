@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <charconv>
-#include <functional>
 
 #include "common/deployment_name.h"
+#include "common/utf8.h"
 #include "coordinator/durable_json.h"
 #include "http/wire.h"
 
@@ -325,16 +325,6 @@ Deployment full_model(const planner::ModelShape& model) {
 
 namespace {
 
-/// Text for a JSON body. Messages quote what callers sent, which need not be UTF-8.
-std::string readable(std::string_view message) {
-  std::string text(message);
-  boost::system::error_code error;
-  (void)json::parse(json::serialize(json::string(text)), error);  // takes UTF-8 only
-  const auto is_ascii = [](char c) { return static_cast<unsigned char>(c) < 0x80; };
-  if (error) std::replace_if(text.begin(), text.end(), std::not_fn(is_ascii), '?');
-  return text;
-}
-
 std::string envelope(std::string_view message,
                      int status,
                      json::value code,
@@ -344,11 +334,11 @@ std::string envelope(std::string_view message,
                      : status == 429 ? "rate_limit_error"
                      : status < 500  ? "invalid_request_error"
                                      : "server_error";
-  json::object body{{"error",
-                     {{"message", readable(message)},
-                      {"type", type},
-                      {"param", nullptr},
-                      {"code", std::move(code)}}}};
+  std::string readable;  // messages quote what callers sent, which need not be UTF-8
+  append_replacing_invalid(message, readable);
+  json::object body{
+      {"error",
+       {{"message", readable}, {"type", type}, {"param", nullptr}, {"code", std::move(code)}}}};
   if (epoch) body["epoch"] = epoch->value;
   return json::serialize(body);
 }

@@ -92,7 +92,7 @@ class Exchange {
     tcp::resolver resolver(io_);
     tcp::resolver::results_type found;
     MOIETY_TRY(step("resolve", [&](auto done) {
-      resolver.async_resolve(url_.host, url_.port,
+      resolver.async_resolve(url_.host, std::to_string(url_.port),
                              [&found, done](error_code error, tcp::resolver::results_type results) {
                                found = std::move(results);
                                done(error);

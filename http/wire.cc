@@ -6,6 +6,8 @@
 #include <charconv>
 #include <utility>
 
+#include "common/address.h"
+
 namespace moiety::http {
 namespace {
 
@@ -141,10 +143,7 @@ Result<Target> parse_target(std::string_view target) {
   return out;
 }
 
-std::string Url::authority() const {
-  if (host.find(':') != std::string::npos) return fmt::format("[{}]:{}", host, port);
-  return fmt::format("{}:{}", host, port);
-}
+std::string Url::authority() const { return format_address(host, port); }
 
 Result<Url> parse_url(std::string_view url) {
   const auto bad = [&](std::string_view why) {
@@ -174,11 +173,10 @@ Result<Url> parse_url(std::string_view url) {
     if (colon != std::string_view::npos) port = authority.substr(colon + 1);
   }
   if (out.host.empty()) return bad("the host is missing");
-  out.port = std::string(port.empty() ? std::string_view("80") : port);
-  std::uint16_t number = 0;
-  const auto parsed = std::from_chars(out.port.data(), out.port.data() + out.port.size(), number);
-  if (parsed.ec != std::errc() || parsed.ptr != out.port.data() + out.port.size()) {
-    return bad("the port is not a number below 65536");
+  if (!port.empty()) {
+    const auto parsed = std::from_chars(port.data(), port.data() + port.size(), out.port);
+    if (parsed.ec != std::errc() || parsed.ptr != port.data() + port.size())
+      return bad("the port is not a number below 65536");
   }
   if (!rest.starts_with('/')) out.target.push_back('/');
   out.target.append(rest);

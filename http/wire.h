@@ -49,8 +49,8 @@ Result<Target> parse_target(std::string_view target);
 
 /// "http://host[:port][/path][?query]"; IPv6 hosts in brackets.
 struct Url {
-  std::string host;    ///< without brackets
-  std::string port;    ///< "80" unless given
+  std::string host;  ///< without brackets
+  std::uint16_t port = 80;
   std::string target;  ///< path and query, at least "/"
 
   std::string authority() const;  ///< "host:port"

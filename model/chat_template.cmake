@@ -6,8 +6,7 @@ moiety_library(chat_template
           jinja_sequence_filters.cc jinja_split.cc jinja_string_methods.cc jinja_tests.cc
           jinja_text.cc jinja_value.cc
   LINK moiety_common Boost::json)
-# utf8.h is the tokenizer's.
-target_link_libraries(moiety_chat_template PRIVATE moiety_tokenizer PkgConfig::UTF8PROC)
+target_link_libraries(moiety_chat_template PRIVATE PkgConfig::UTF8PROC)
 
 moiety_test(chat_template_test LABEL unit
   SOURCES "${PROJECT_SOURCE_DIR}/tests/model/chat_template_test.cc"

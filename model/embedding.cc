@@ -1,7 +1,6 @@
 #include "model/embedding.h"
 
 #include <algorithm>
-#include <optional>
 
 #include "common/check.h"
 
@@ -20,23 +19,19 @@ Result<EmbeddingTable> EmbeddingTable::load(const SafetensorsSet& tensors,
   const bool halves = dtype == DType::kBF16;
   halves ? table.halves_.resize(count) : table.floats_.resize(count);
   constexpr std::size_t kPiece = std::size_t{1} << 18;
-  std::vector<std::optional<Error>> errors((count + kPiece - 1) / kPiece);
-  pool.parallel_for(errors.size(), [&](std::size_t piece, std::size_t) {
+  const auto read_piece = [&](std::size_t piece) -> Result<void> {
     const std::size_t first = piece * kPiece;
-    const auto values =
-        tensors.read_floats(name, static_cast<std::int64_t>(first),
-                            static_cast<std::int64_t>(std::min(kPiece, count - first)));
-    if (!values) {
-      errors[piece] = values.error();
-    } else if (halves) {
-      std::ranges::transform(*values, &table.halves_[first], float_to_bf16);
+    MOIETY_ASSIGN(const auto values,
+                  tensors.read_floats(name, static_cast<std::int64_t>(first),
+                                      static_cast<std::int64_t>(std::min(kPiece, count - first))));
+    if (halves) {
+      std::ranges::transform(values, &table.halves_[first], float_to_bf16);
     } else {
-      std::ranges::copy(*values, &table.floats_[first]);
+      std::ranges::copy(values, &table.floats_[first]);
     }
-  });
-  for (const auto& error : errors) {
-    if (error) return *error;
-  }
+    return {};
+  };
+  MOIETY_TRY(pool.try_for((count + kPiece - 1) / kPiece, read_piece));
   return table;
 }
 

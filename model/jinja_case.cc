@@ -7,9 +7,9 @@
 #include <span>
 #include <utility>
 
+#include "common/utf8.h"
 #include "model/jinja_case_tables.h"
 #include "model/jinja_text.h"
-#include "model/utf8.h"
 
 namespace moiety::jinja {
 namespace {

@@ -4,9 +4,9 @@
 #include <array>
 #include <charconv>
 
+#include "common/utf8.h"
 #include "model/jinja_operators.h"
 #include "model/jinja_text.h"
-#include "model/utf8.h"
 
 namespace moiety::jinja {
 namespace {

@@ -11,9 +11,9 @@
 #include <utility>
 
 #include "common/file.h"
+#include "common/utf8.h"
 #include "model/byte_level.h"
 #include "model/tokenizer_json.h"
-#include "model/utf8.h"
 
 namespace moiety {
 namespace {

@@ -2,7 +2,7 @@ moiety_library(tokenizer
   SOURCES byte_level.cc special_tokens.cc stream_decoder.cc tokenizer.cc tokenizer_added.cc
           tokenizer_bpe.cc tokenizer_decoder.cc tokenizer_json.cc tokenizer_json_parts.cc tokenizer_merges.cc
           tokenizer_normalizer.cc tokenizer_pattern.cc tokenizer_regex.cc tokenizer_split.cc
-          tokenizer_tables.cc tokenizer_unicode.cc tokenizer_vocabulary.cc utf8.cc
+          tokenizer_tables.cc tokenizer_unicode.cc tokenizer_vocabulary.cc
   LINK moiety_common)
 target_link_libraries(moiety_tokenizer PRIVATE
   simdjson::simdjson Boost::json PkgConfig::PCRE2 PkgConfig::UTF8PROC)

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "common/utf8.h"
 #include "model/tokenizer_unicode.h"
-#include "model/utf8.h"
 
 namespace moiety {
 namespace {

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "common/check.h"
+#include "common/utf8.h"
 #include "model/byte_level.h"
-#include "model/utf8.h"
 
 namespace moiety {
 namespace {

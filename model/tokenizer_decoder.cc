@@ -4,8 +4,8 @@
 #include <optional>
 #include <utility>
 
+#include "common/utf8.h"
 #include "model/byte_level.h"
-#include "model/utf8.h"
 
 namespace moiety {
 namespace {

@@ -4,8 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "common/utf8.h"
 #include "model/tokenizer_unicode.h"
-#include "model/utf8.h"
 
 namespace moiety {
 namespace {

@@ -10,7 +10,7 @@
 #include <limits>
 
 #include "common/check.h"
-#include "model/utf8.h"
+#include "common/utf8.h"
 
 namespace moiety {
 namespace {

@@ -9,9 +9,9 @@
 #include <utility>
 
 #include "common/check.h"
+#include "common/utf8.h"
 #include "model/byte_level.h"
 #include "model/tokenizer_unicode.h"
-#include "model/utf8.h"
 
 namespace moiety {
 namespace {

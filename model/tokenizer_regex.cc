@@ -7,8 +7,8 @@
 #include <string>
 
 #include "common/check.h"
+#include "common/utf8.h"
 #include "model/tokenizer_pattern.h"
-#include "model/utf8.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>

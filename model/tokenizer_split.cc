@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/utf8.h"
 #include "model/byte_level.h"
 #include "model/tokenizer_unicode.h"
-#include "model/utf8.h"
 
 namespace moiety {
 namespace {

@@ -1,7 +1,5 @@
 #include "model/weights.h"
 
-#include <optional>
-
 #include "kernels/elementwise.h"
 #include "kernels/pack_stream.h"
 
@@ -156,28 +154,20 @@ Result<DenseWeights> load_dense_weights(const Checkpoint& checkpoint,
   DenseWeights weights;
   constexpr const char* kEmbedding = "model.embed_tokens.weight";
   // The head is the largest piece: it is begun first.
-  std::vector<std::optional<Error>> errors(1 + arch.layers.size());
   weights.layers.resize(arch.layers.size());
-  pool.parallel_for(errors.size(), [&](std::size_t task, std::size_t) {
-    const auto keep = [&](auto&& loaded, auto& into) {
-      if (loaded) {
-        into = std::move(*loaded);
-      } else {
-        errors[task] = loaded.error();
-      }
-    };
-    if (task == 0) {
-      const MatrixSource head{arch.tie_embeddings ? kEmbedding : "lm_head.weight", 0,
-                              arch.vocab_size, arch.hidden_size};
-      keep(load_matrix(tensors, head, dtype), weights.head);
-    } else {
-      keep(load_layer(checkpoint, static_cast<std::int32_t>(task - 1), dtype),
-           weights.layers[task - 1]);
-    }
-  });
-  for (const auto& error : errors) {
-    if (error) return *error;
-  }
+  const Result<void> loaded =
+      pool.try_for(1 + arch.layers.size(), [&](std::size_t task) -> Result<void> {
+        if (task == 0) {
+          const MatrixSource head{arch.tie_embeddings ? kEmbedding : "lm_head.weight", 0,
+                                  arch.vocab_size, arch.hidden_size};
+          MOIETY_ASSIGN(weights.head, load_matrix(tensors, head, dtype));
+        } else {
+          MOIETY_ASSIGN(weights.layers[task - 1],
+                        load_layer(checkpoint, static_cast<std::int32_t>(task - 1), dtype));
+        }
+        return {};
+      });
+  MOIETY_TRY(loaded);
   MOIETY_ASSIGN(weights.embedding, EmbeddingTable::load(tensors, kEmbedding, arch.vocab_size,
                                                         arch.hidden_size, dtype, pool));
   MOIETY_ASSIGN(weights.final_norm, load_floats(tensors, "model.norm.weight", dtype));

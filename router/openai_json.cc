@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 
-#include "model/utf8.h"
+#include "common/utf8.h"
 
 namespace moiety {
 namespace json = boost::json;

@@ -15,6 +15,7 @@
 #include <mutex>
 #include <utility>
 
+#include "common/address.h"
 #include "common/log.h"
 
 namespace moiety::fabric::ucx {
@@ -187,15 +188,8 @@ Result<SocketAddress> parse_host(const std::string& host, const std::string& por
 }
 
 Result<SocketAddress> parse_address(const std::string& address) {
-  const auto colon = address.rfind(':');
-  if (colon == std::string::npos || colon + 1 == address.size()) {
-    return fail(ErrorCode::kInvalidArgument,
-                fmt::format("'{}' is not of the form 127.0.0.1:4711", address));
-  }
-  std::string host = address.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']')
-    host = host.substr(1, host.size() - 2);
-  return parse_host(host, address.substr(colon + 1));
+  MOIETY_ASSIGN(const HostPort parts, moiety::parse_address(address));
+  return parse_host(parts.host, std::to_string(parts.port));
 }
 
 }  // namespace moiety::fabric::ucx

@@ -34,6 +34,23 @@ TEST_P(ThreadPoolOf, RunsEveryIndexOnceUnderStress) {
   }
 }
 
+TEST_P(ThreadPoolOf, OfErrorsThatOfTheLowestIndexComesBack) {
+  ThreadPool pool(GetParam());
+  std::vector<std::atomic<int>> runs(20);
+  const auto run = [&](std::size_t fails_from) {
+    return pool.try_for(runs.size(), [&](std::size_t index) -> Result<void> {
+      ++runs[index];
+      if (index < fails_from) return {};
+      return fail(ErrorCode::kIo, std::to_string(index));
+    });
+  };
+  EXPECT_TRUE(run(runs.size()));
+  const Result<void> failed = run(7);
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().message, "7");
+  for (const auto& each : runs) EXPECT_EQ(each, 2);
+}
+
 TEST_P(ThreadPoolOf, WritesAreVisibleToTheCallerAndTheNextLoop) {
   ThreadPool pool(GetParam());
   std::vector<int> plain(1000);  // not atomic: the pool itself must order the accesses

@@ -3,8 +3,8 @@
 #include <cstdint>
 
 #include "common/check.h"
+#include "common/utf8.h"
 #include "model/tokenizer.h"
-#include "model/utf8.h"
 
 namespace {
 

@@ -9,8 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "common/utf8.h"
 #include "model/tokenizer.h"
-#include "model/utf8.h"
 
 namespace {
 

@@ -10,12 +10,12 @@
 #include <tuple>
 #include <vector>
 
+#include "common/utf8.h"
 #include "model/tokenizer_added.h"
 #include "model/tokenizer_normalizer.h"
 #include "model/tokenizer_pattern.h"
 #include "model/tokenizer_regex.h"
 #include "model/tokenizer_split.h"
-#include "model/utf8.h"
 
 namespace moiety {
 namespace {

@@ -10,8 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "common/utf8.h"
 #include "model/byte_level.h"
-#include "model/utf8.h"
 
 namespace moiety {
 namespace {
