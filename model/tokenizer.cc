@@ -49,6 +49,7 @@ struct Tokenizer::State {
   struct Scratch {
     BpeModel::Scratch model;
     PreTokenizer::Scratch pieces;
+    MatchBudget budget{0};  // of the text that is encoded
   };
   std::mutex mutex;
   std::vector<std::unique_ptr<Scratch>> free_scratch;  // one for each encode() that ran at a time
@@ -156,7 +157,7 @@ Result<void> Tokenizer::State::encode_plain(std::string_view text,
                                             std::vector<std::int32_t>& ids) const {
   std::string rewritten;
   if (!normalizer.empty()) {
-    MOIETY_ASSIGN(rewritten, normalizer.apply(text, at_start));
+    MOIETY_ASSIGN(rewritten, normalizer.apply(text, at_start, scratch.budget));
     text = rewritten;
   }
   for (const auto& piece : normalized.split(text)) {
@@ -165,7 +166,7 @@ Result<void> Tokenizer::State::encode_plain(std::string_view text,
       continue;
     }
     const bool first = at_start && piece.text.data() == text.data();
-    MOIETY_TRY(pre_tokenizer.apply(piece.text, first, scratch.pieces));
+    MOIETY_TRY(pre_tokenizer.apply(piece.text, first, scratch.pieces, scratch.budget));
     for (const std::string_view word : scratch.pieces.result()) {
       if (!model.encode(word, most_tokens, scratch.model, ids)) return too_many(most_tokens);
     }
@@ -185,6 +186,7 @@ Result<std::vector<std::int32_t>> Tokenizer::encode(std::string_view text,
   std::vector<std::int32_t> ids;
   if (add_special_tokens) ids = state.special_tokens.before;
   auto scratch = state.take_scratch();
+  scratch->budget = MatchBudget(text.size());
   Result<void> done;
   for (const auto& piece : state.verbatim.split(text)) {
     if (piece.id >= 0) {

@@ -43,16 +43,18 @@ TokenDecoder::TokenDecoder(std::vector<Step> steps, bool byte_fallback, Strip fu
 Result<TokenDecoder::Token> TokenDecoder::token(std::string_view spelled, bool is_first) const {
   if (byte_level_) return Token{byte_level_decode(spelled), false};
   const std::size_t most_bytes = kMostTokenBytes + 32 * spelled.size();
+  MatchBudget budget(spelled.size());
   std::string text(spelled);
   for (const Step& step : steps_) {
     if (const auto* rule = std::get_if<Replace>(&step)) {
-      MOIETY_ASSIGN(text, rule->pattern.replace_all(text, rule->content, most_bytes));
+      MOIETY_ASSIGN(text, rule->pattern.replace_all(text, rule->content, most_bytes, budget));
     } else if (const auto* strip = std::get_if<Strip>(&step)) {
       text.erase(0, start_of(text, strip->character, strip->most));
     } else {
       const auto& metaspace = std::get<Metaspace>(step);
-      MOIETY_ASSIGN(text, metaspace.mark.replace_all(
-                              text, is_first && metaspace.drop_first ? "" : " ", most_bytes));
+      MOIETY_ASSIGN(text,
+                    metaspace.mark.replace_all(text, is_first && metaspace.drop_first ? "" : " ",
+                                               most_bytes, budget));
     }
   }
   if (const auto byte = byte_of(text); byte && byte_fallback_)

@@ -249,9 +249,9 @@ std::string_view strip(std::string_view text, bool left, bool right) {
   return text;
 }
 
-Result<bool> removes_start(const Regex& pattern, std::string_view text) {
+Result<bool> removes_start(const Regex& pattern, std::string_view text, MatchBudget& budget) {
   std::vector<Regex::Span> matches;
-  MOIETY_TRY(pattern.find_all(text, matches));
+  MOIETY_TRY(pattern.find_all(text, matches, budget));
   return !matches.empty() && matches[0].begin == 0 && matches[0].end > 0;
 }
 
@@ -273,10 +273,13 @@ void Normalizer::add_replace(Regex pattern, std::string content) {
 
 Result<std::string> Normalizer::apply(std::string_view text) const {
   bool at_start = true;
-  return apply(text, at_start);
+  MatchBudget budget(text.size());
+  return apply(text, at_start, budget);
 }
 
-Result<std::string> Normalizer::apply(std::string_view text, bool& at_start) const {
+Result<std::string> Normalizer::apply(std::string_view text,
+                                      bool& at_start,
+                                      MatchBudget& budget) const {
   const std::size_t most_bytes = most_rewritten_bytes(text.size());
   std::string out(text);
   for (const auto& step : steps_) {
@@ -284,10 +287,10 @@ Result<std::string> Normalizer::apply(std::string_view text, bool& at_start) con
       out = normal_form(out, *form);
     } else if (const auto* rule = std::get_if<Replace>(&step)) {
       if (rule->content.empty()) {
-        MOIETY_ASSIGN(const bool start_goes, removes_start(rule->pattern, out));
+        MOIETY_ASSIGN(const bool start_goes, removes_start(rule->pattern, out, budget));
         if (start_goes) at_start = false;
       }
-      MOIETY_ASSIGN(out, rule->pattern.replace_all(out, rule->content, most_bytes));
+      MOIETY_ASSIGN(out, rule->pattern.replace_all(out, rule->content, most_bytes, budget));
     } else if (const auto* prepend = std::get_if<Prepend>(&step)) {
       if (!out.empty()) out.insert(0, prepend->content);
     } else if (const auto* ends = std::get_if<Strip>(&step)) {

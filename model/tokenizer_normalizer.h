@@ -39,7 +39,7 @@ class Normalizer {
   /// `text` is valid UTF-8, and so is the result. `at_start` becomes false when the start of the
   /// text is taken away. kResourceExhausted: a pattern failed (see Regex::find_all), or a step made
   /// more than most_rewritten_bytes of the text.
-  Result<std::string> apply(std::string_view text, bool& at_start) const;
+  Result<std::string> apply(std::string_view text, bool& at_start, MatchBudget& budget) const;
   Result<std::string> apply(std::string_view text) const;
 
  private:

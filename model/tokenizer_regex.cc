@@ -1,5 +1,8 @@
 #include "model/tokenizer_regex.h"
 
+#include <fmt/format.h>
+#include <time.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -47,7 +50,13 @@ class MatchScratch {
 
   pcre2_match_data* data() { return data_.get(); }
 
-  int match(const pcre2_code* code, bool is_compiled, std::string_view text, std::size_t start) {
+  /// Looks for a match that begins from `start` to `last_start`.
+  int match(const pcre2_code* code,
+            bool is_compiled,
+            std::string_view text,
+            std::size_t start,
+            std::size_t last_start) {
+    pcre2_set_offset_limit(context_.get(), last_start);
     const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
     if (is_compiled) {
       const int found =
@@ -66,6 +75,8 @@ class MatchScratch {
   std::unique_ptr<pcre2_jit_stack, Freer<pcre2_jit_stack_free>> jit_stack_;
 };
 
+bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0u) == 0x80; }
+
 std::string message_of(int error) {
   PCRE2_UCHAR buffer[256];
   pcre2_get_error_message(error, buffer, sizeof buffer);
@@ -83,6 +94,17 @@ std::string shortened(std::string_view pattern) {
 
 }  // namespace
 
+bool MatchBudget::spend(std::size_t attempts) {
+  attempts_ += attempts;
+  if (attempts_ < kAttemptsPerLook) return true;
+  attempts_ = 0;
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  const auto time = std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+  if (!began_) began_ = time;
+  return time - *began_ <= most_;
+}
+
 Error rewritten_too_long(std::size_t most_bytes) {
   return fail(ErrorCode::kResourceExhausted, "the tokenizer rewrites this text to more than " +
                                                  std::to_string(most_bytes) +
@@ -99,7 +121,8 @@ Result<Regex> Regex::make(std::string_view expression, unsigned options, std::st
   int error = 0;
   std::size_t offset = 0;
   Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expression.data()), expression.size(),
-                          PCRE2_UTF | options, &error, &offset, context.get()));
+                          PCRE2_UTF | PCRE2_USE_OFFSET_LIMIT | options, &error, &offset,
+                          context.get()));
   if (!code) {
     // `offset` counts in the expression, which the user did not write.
     return fail(ErrorCode::kInvalidArgument,
@@ -110,14 +133,18 @@ Result<Regex> Regex::make(std::string_view expression, unsigned options, std::st
   return regex;
 }
 
-// Where the system forbids machine code, the interpreter matches.
-Regex::Regex(Code code)
-    : code_(std::move(code)),
-      is_compiled_(pcre2_jit_compile(code_.get(), PCRE2_JIT_COMPLETE) == 0) {}
+Regex::Regex(Code code) : code_(std::move(code)) {}
 
 Result<Regex> Regex::compile(std::string_view pattern) {
   MOIETY_ASSIGN(const std::string translated, translate_pattern(pattern));
-  return make(translated, PCRE2_UCP, pattern);
+  MOIETY_ASSIGN(Regex regex, make(translated, PCRE2_UCP, pattern));
+  regex.asks_start_ = translated.find("\\G") != std::string::npos;
+  // PCRE2 10.42's machine code matches (a)*+b|\1 in "a" and (?>a*c|a){2}b in "aacb"; Oniguruma and
+  // PCRE2's interpreter do not.
+  if (translated.find("\\g{") == std::string::npos && pattern.find("(?>") == std::string::npos) {
+    regex.is_compiled_ = pcre2_jit_compile(regex.code_.get(), PCRE2_JIT_COMPLETE) == 0;
+  }
+  return regex;
 }
 
 Result<Regex> Regex::literal(std::string_view text) {
@@ -126,8 +153,16 @@ Result<Regex> Regex::literal(std::string_view text) {
   return regex;
 }
 
+Error Regex::failed(std::string_view text, std::string_view why) const {
+  return fail(
+      ErrorCode::kResourceExhausted,
+      fmt::format("the tokenizer's pattern {} failed on a text of {} bytes ({}): give it in "
+                  "shorter pieces",
+                  shown_, text.size(), why));
+}
+
 template <class OnMatch>
-Result<void> Regex::each_match(std::string_view text, OnMatch on_match) const {
+Result<void> Regex::each_match(std::string_view text, MatchBudget& budget, OnMatch on_match) const {
   std::size_t start = 0;
   if (!literal_.empty()) {
     while ((start = text.find(literal_, start)) != std::string_view::npos) {
@@ -140,14 +175,20 @@ Result<void> Regex::each_match(std::string_view text, OnMatch on_match) const {
   scratch.begin(text.size());
   std::optional<std::size_t> last_end;
   while (start <= text.size()) {
-    const int found = scratch.match(code_.get(), is_compiled_, text, start);
-    if (found == PCRE2_ERROR_NOMATCH) return {};
-    if (found < 0) {
-      return fail(ErrorCode::kResourceExhausted,
-                  "the tokenizer's pattern " + shown_ + " failed on a text of " +
-                      std::to_string(text.size()) + " bytes (" + message_of(found) +
-                      "): give it in shorter pieces");
+    // In one call PCRE2 may attempt a match at every byte: it gets so many at a time.
+    constexpr std::size_t kMost = MatchBudget::kAttemptsPerLook;
+    const std::size_t last_start = asks_start_ ? text.size() : std::min(start + kMost, text.size());
+    const int found = scratch.match(code_.get(), is_compiled_, text, start, last_start);
+    if (!budget.spend(found == PCRE2_ERROR_NOMATCH ? last_start - start : 1)) {
+      return failed(text, "too slow");
     }
+    if (found == PCRE2_ERROR_NOMATCH) {
+      if (last_start == text.size()) return {};
+      start = last_start + 1;
+      while (start < text.size() && is_continuation(text[start])) ++start;
+      continue;
+    }
+    if (found < 0) return failed(text, message_of(found));
     const std::size_t* bounds = pcre2_get_ovector_pointer(scratch.data());
     const Span match{bounds[0], bounds[1]};
     if (match.begin == match.end && last_end == match.end) {
@@ -160,9 +201,11 @@ Result<void> Regex::each_match(std::string_view text, OnMatch on_match) const {
   return {};
 }
 
-Result<void> Regex::find_all(std::string_view text, std::vector<Span>& matches) const {
+Result<void> Regex::find_all(std::string_view text,
+                             std::vector<Span>& matches,
+                             MatchBudget& budget) const {
   matches.clear();
-  return each_match(text, [&](Span match) {
+  return each_match(text, budget, [&](Span match) {
     matches.push_back(match);
     return true;
   });
@@ -170,12 +213,13 @@ Result<void> Regex::find_all(std::string_view text, std::vector<Span>& matches) 
 
 Result<std::string> Regex::replace_all(std::string_view text,
                                        std::string_view content,
-                                       std::size_t most_bytes) const {
+                                       std::size_t most_bytes,
+                                       MatchBudget& budget) const {
   std::string out;
   out.reserve(text.size());
   std::size_t done = 0;
   bool fits = true;
-  MOIETY_TRY(each_match(text, [&](Span match) {
+  MOIETY_TRY(each_match(text, budget, [&](Span match) {
     const std::string_view kept = text.substr(done, match.begin - done);
     fits = out.size() + kept.size() + content.size() <= most_bytes;
     if (!fits) return false;

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +23,27 @@ constexpr std::size_t most_rewritten_bytes(std::size_t text_bytes) {
 /// kResourceExhausted: it would be more.
 Error rewritten_too_long(std::size_t most_bytes);
 
+/// What all the matching for one text may take: 1 s of this thread's processor time and 4 us for
+/// each byte, some ten times what sound patterns take of any text. Time, as PCRE2 counts the steps
+/// of one attempt at a match, and neither attempts nor what a loop such as .* reads. For one
+/// thread.
+class MatchBudget {
+ public:
+  explicit MatchBudget(std::size_t text_bytes)
+      : most_(std::chrono::seconds(1) + std::chrono::microseconds(4) * text_bytes) {}
+
+  /// After every attempts at a match; false: it is spent. Looks at the clock once in
+  /// kAttemptsPerLook.
+  bool spend(std::size_t attempts);
+
+  static constexpr std::size_t kAttemptsPerLook = 256;
+
+ private:
+  std::chrono::nanoseconds most_;
+  std::size_t attempts_ = 0;                       // since the last look
+  std::optional<std::chrono::nanoseconds> began_;  // the first look
+};
+
 /// A compiled pattern. Immutable, movable; matching is thread-safe (each thread has its own
 /// scratch).
 class Regex {
@@ -38,14 +61,17 @@ class Regex {
 
   /// Replaces `matches` by the matches in `text` (valid UTF-8), leftmost first, in order. An empty
   /// match right after another match does not count. kResourceExhausted: a match took more than 10
-  /// million steps of backtracking and 64 for each byte of the text, so that a pattern of
-  /// exponential cost holds nobody up.
-  Result<void> find_all(std::string_view text, std::vector<Span>& matches) const;
+  /// million steps of backtracking and 64 for each byte of the text, or the budget is spent, so
+  /// that a pattern of exponential or quadratic cost holds nobody up.
+  Result<void> find_all(std::string_view text,
+                        std::vector<Span>& matches,
+                        MatchBudget& budget) const;
   /// `text` with `content` in place of each match; errors are find_all's, and kResourceExhausted
   /// when that is longer than `most_bytes`.
   Result<std::string> replace_all(std::string_view text,
                                   std::string_view content,
-                                  std::size_t most_bytes) const;
+                                  std::size_t most_bytes,
+                                  MatchBudget& budget) const;
 
  private:
   struct Free {
@@ -59,11 +85,13 @@ class Regex {
   explicit Regex(Code code);
   /// Calls on_match(Span) for find_all's matches until it returns false.
   template <class OnMatch>
-  Result<void> each_match(std::string_view text, OnMatch on_match) const;
+  Result<void> each_match(std::string_view text, MatchBudget& budget, OnMatch on_match) const;
+  Error failed(std::string_view text, std::string_view why) const;
   Code code_;
   std::string shown_;         // the pattern as written, cut short; for errors
   std::string literal_;       // a pattern that needs no regular expression, if not empty
-  bool is_compiled_ = false;  // to machine code
+  bool is_compiled_ = false;  // to machine code: unless the system forbids it, or it is wrong
+  bool asks_start_ = false;   // \G: where a search starts matters
 };
 
 }  // namespace moiety

@@ -201,7 +201,10 @@ void PreTokenizer::metaspace(const Metaspace& step, bool at_start, Scratch& scra
   }
 }
 
-Result<void> PreTokenizer::apply(std::string_view text, bool at_start, Scratch& scratch) const {
+Result<void> PreTokenizer::apply(std::string_view text,
+                                 bool at_start,
+                                 Scratch& scratch,
+                                 MatchBudget& budget) const {
   const std::size_t most_bytes = most_rewritten_bytes(text.size());
   std::size_t spelled_bytes = 0;
   scratch.texts.clear();
@@ -232,7 +235,7 @@ Result<void> PreTokenizer::apply(std::string_view text, bool at_start, Scratch& 
     scratch.cut.clear();
     if (const auto* cut = std::get_if<Split>(&step)) {
       MOIETY_TRY(split(cut->behavior, cut->invert, scratch, [&](auto piece, auto& matches) {
-        return cut->pattern.find_all(piece, matches);
+        return cut->pattern.find_all(piece, matches, budget);
       }));
     } else if (const auto* at = std::get_if<Delimiters>(&step)) {
       MOIETY_TRY(split(at->behavior, false, scratch, [&](auto piece, auto& matches) {

@@ -65,7 +65,10 @@ class PreTokenizer {
   /// Cuts `text` (valid UTF-8) into scratch.result(). `at_start`: nothing of the whole text
   /// precedes `text`. kResourceExhausted: a pattern failed (see Regex::find_all), or steps that
   /// spell bytes made more than most_rewritten_bytes of the text.
-  Result<void> apply(std::string_view text, bool at_start, Scratch& scratch) const;
+  Result<void> apply(std::string_view text,
+                     bool at_start,
+                     Scratch& scratch,
+                     MatchBudget& budget) const;
 
  private:
   struct Split {

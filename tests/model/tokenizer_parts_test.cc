@@ -69,7 +69,8 @@ std::vector<std::string> matches(std::string_view pattern, const std::string& te
   EXPECT_TRUE(regex) << regex.error().message;
   std::vector<Regex::Span> spans;
   if (!regex) return {};
-  EXPECT_TRUE(regex->find_all(text, spans));
+  MatchBudget budget(text.size());
+  EXPECT_TRUE(regex->find_all(text, spans, budget));
   std::vector<std::string> found;
   for (const auto& span : spans) found.push_back(text.substr(span.begin, span.end - span.begin));
   return found;
@@ -116,24 +117,55 @@ TEST(Regex, ReadsSetsAsOniguruma) {
   EXPECT_THAT(matches("(?<=[\\W])a|[a^]", "-a^"), ElementsAre("a", "^"));
 }
 
+// Matches are looked for from so many characters at a time.
+TEST(Regex, FindsWhatIsFarAway) {
+  for (std::size_t far = 250; far < 264; ++far) {
+    for (const char* gap : {"b", "\u4e2d", "\U0001F600"}) {
+      std::string text;
+      while (text.size() < far) text += gap;
+      EXPECT_THAT(matches("a|\\z", text + "a"), ElementsAre("a")) << text.size();
+      EXPECT_THAT(matches("(?<=b)(?!b)|\\z", text), ElementsAre("")) << text.size();
+    }
+  }
+}
+
 TEST(Regex, TooManyStepsAreAnError) {
   const auto regex = Regex::compile("(?:a|aa)+[bc]");
   ASSERT_TRUE(regex);
   std::vector<Regex::Span> spans;
-  const auto found = regex->find_all(std::string(100, 'a'), spans);
+  MatchBudget budget(100);
+  const auto found = regex->find_all(std::string(100, 'a'), spans, budget);
   ASSERT_FALSE(found);
   EXPECT_EQ(found.error().code, ErrorCode::kResourceExhausted);
   EXPECT_THAT(found.error().message,
               HasSubstr("pattern (?:a|aa)+[bc] failed on a text of 100 bytes"));
-  EXPECT_FALSE(regex->replace_all(std::string(100, 'a'), "", 1000));
+  EXPECT_FALSE(regex->replace_all(std::string(100, 'a'), "", 1000, budget));
+}
+
+// Each attempt is cheap, all together would take minutes: those that match, and those that do not.
+TEST(Regex, ATextHasABudgetForAllOfItsMatches) {
+  for (const char* pattern : {"a(?=.*b)", "\\s+$", "a(?=.*[cd])"}) {
+    const auto regex = Regex::compile(pattern);
+    ASSERT_TRUE(regex);
+    const std::string text =
+        pattern[0] == 'a' ? std::string(500'000, 'a') + "b" : std::string(500'000, ' ') + "1";
+    std::vector<Regex::Span> spans;
+    MatchBudget budget(100);
+    const auto found = regex->find_all(text, spans, budget);
+    ASSERT_FALSE(found) << pattern;
+    EXPECT_EQ(found.error().code, ErrorCode::kResourceExhausted);
+    EXPECT_THAT(found.error().message, HasSubstr("failed on a text of 500001 bytes (too slow)"));
+    EXPECT_FALSE(regex->find_all(text, spans, budget)) << "it is spent";
+  }
 }
 
 TEST(Regex, ReplacingStopsAtTheMostBytes) {
   const auto regex = Regex::compile("a");
   ASSERT_TRUE(regex);
-  EXPECT_EQ(*regex->replace_all("xaay", "bb", 6), "xbbbby");
+  MatchBudget budget(100);
+  EXPECT_EQ(*regex->replace_all("xaay", "bb", 6, budget), "xbbbby");
   for (const char* text : {"xaayz", "xaaaz", "xxaa___"}) {
-    const auto longer = regex->replace_all(text, "bb", 6);
+    const auto longer = regex->replace_all(text, "bb", 6, budget);
     ASSERT_FALSE(longer) << text;
     EXPECT_EQ(longer.error().code, ErrorCode::kResourceExhausted);
     EXPECT_THAT(longer.error().message, HasSubstr("more than 6 bytes"));
@@ -147,7 +179,8 @@ TEST(Regex, ErrorsShowTheBeginningOfLongPatternsCutBetweenCharacters) {
   const auto regex = Regex::compile(shown + "\u4e2d\u4e2d");
   ASSERT_TRUE(regex) << regex.error().message;
   std::vector<Regex::Span> spans;
-  const auto found = regex->find_all(std::string(100, 'a'), spans);
+  MatchBudget budget(100);
+  const auto found = regex->find_all(std::string(100, 'a'), spans, budget);
   ASSERT_FALSE(found);
   EXPECT_THAT(found.error().message, HasSubstr("pattern " + shown + "... failed"));
 }
@@ -240,7 +273,8 @@ std::vector<std::string> pieces(std::string_view pattern,
   PreTokenizer pre_tokenizer;
   pre_tokenizer.add_split(*Regex::literal(pattern), behavior, invert);
   PreTokenizer::Scratch scratch;
-  EXPECT_TRUE(pre_tokenizer.apply(text, true, scratch));
+  MatchBudget budget(text.size());
+  EXPECT_TRUE(pre_tokenizer.apply(text, true, scratch, budget));
   return {scratch.result().begin(), scratch.result().end()};
 }
 
@@ -267,13 +301,15 @@ TEST(PreTokenizer, PrefixSpaceGoesBeforeEveryPiece) {
   pre_tokenizer.add_split(*Regex::compile("\\s"), SplitBehavior::kMergedWithNext, false);
   pre_tokenizer.add_prefix_space();
   PreTokenizer::Scratch scratch;
-  ASSERT_TRUE(pre_tokenizer.apply("a b\tc", true, scratch));
+  MatchBudget budget(100);
+  ASSERT_TRUE(pre_tokenizer.apply("a b\tc", true, scratch, budget));
   EXPECT_THAT(scratch.result(), ElementsAre(" a", " b", " \tc"));
 }
 
 std::vector<std::string> pieces_of(const PreTokenizer& pre_tokenizer, std::string_view text) {
   PreTokenizer::Scratch scratch;
-  EXPECT_TRUE(pre_tokenizer.apply(text, true, scratch));
+  MatchBudget budget(text.size());
+  EXPECT_TRUE(pre_tokenizer.apply(text, true, scratch, budget));
   return {scratch.result().begin(), scratch.result().end()};
 }
 
@@ -312,9 +348,10 @@ TEST(Normalizer, RewritesCharacters) {
   Normalizer clean;
   clean.add_rewrite(Normalizer::Rewrite::kBertClean);
   bool at_start = true;
+  MatchBudget budget(100);
   EXPECT_EQ(*clean.apply("\x01"
                          "a",
-                         at_start),
+                         at_start, budget),
             "a");
   EXPECT_FALSE(at_start);
 }
