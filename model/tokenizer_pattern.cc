@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <iterator>
 #include <optional>
 #include <utility>
@@ -20,6 +21,8 @@ bool is_hex(std::string_view text) {
   }
   return !text.empty();
 }
+
+bool is_name(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 
 // PCRE2's expression for one character of a set. Negated sets and unions are written as such
 // expressions where a class of PCRE2 cannot hold them; groups are atomic, as each branch takes one
@@ -50,17 +53,28 @@ struct Union {
   }
 };
 
+// Which groups keep what they matched: in Oniguruma a pattern's named ones, or all if none is
+// named. In PCRE2's expression none does unless the pattern has back references.
+enum class Captures { kNone, kNamed, kAll };
+
 class Translator {
  public:
-  explicit Translator(std::string_view pattern) : in_(pattern) {}
+  Translator(std::string_view pattern, Captures captures) : in_(pattern), captures_(captures) {}
 
   Result<std::string> run() {
     while (position_ < in_.size()) MOIETY_TRY(item());
     return std::move(out_);
   }
 
+  /// What a pattern needs that was run with kNone.
+  Captures wanted() const {
+    if (!has_references_) return Captures::kNone;
+    return names_.empty() ? Captures::kAll : Captures::kNamed;
+  }
+
  private:
   bool at(std::string_view text) const { return in_.substr(position_).starts_with(text); }
+  bool caseless() const { return open_.back().caseless; }
 
   Error refuse(std::string_view construct) const {
     return fail(ErrorCode::kInvalidArgument,
@@ -83,10 +97,10 @@ class Translator {
         previous_ = '\0';
         return open_group();
       case ')':
-        if (caseless_.size() > 1) {
-          caseless_.pop_back();
-          atom_ = groups_.back();
-          groups_.pop_back();
+        if (open_.size() > 1) {
+          atom_ = open_.back().begin;
+          if (open_.back().capture > 0) closed_[open_.back().capture - 1] = true;
+          open_.pop_back();
         }
         break;
       case '^':
@@ -110,7 +124,7 @@ class Translator {
   // Oniguruma also matches single characters that fold to two letters: (?i:ss) matches U+00DF.
   Result<void> note_literal(char c) {
     const char lower = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    if (caseless_.back()) {
+    if (caseless()) {
       const bool folds = (previous_ == 's' && (lower == 's' || lower == 't')) ||
                          (previous_ == 'f' && (lower == 'f' || lower == 'i' || lower == 'l'));
       if (folds) return refuse(fmt::format("\"{}{}\" regardless of case", previous_, lower));
@@ -122,30 +136,88 @@ class Translator {
 
   Result<void> open_group() {
     if (at("(*")) return refuse("(*");
-    if (!at("(?")) {
-      groups_.push_back(out_.size());
-      out_ += "(?:";  // nothing refers to captures
-      ++position_;
-      caseless_.push_back(caseless_.back());
-      return {};
-    }
+    if (!at("(?")) return open_capture(1, captures_ == Captures::kAll);
     if (position_ == 0 && at("(?i)")) {
-      caseless_.back() = true;
+      open_.back().caseless = true;
       return copy(4);
     }
-    for (std::string_view opening : {"(?i:", "(?-i:"}) {
+    for (std::string_view opening : {"(?i:", "(?-i:", "(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>"}) {
       if (!at(opening)) continue;
-      caseless_.push_back(opening == "(?i:");
-      groups_.push_back(out_.size());
+      const bool switches = opening == "(?i:" || opening == "(?-i:";
+      open_.push_back(
+          {.caseless = switches ? opening == "(?i:" : caseless(), .begin = out_.size()});
       return copy(opening.size());
     }
-    for (std::string_view opening : {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>"}) {
-      if (!at(opening)) continue;
-      caseless_.push_back(caseless_.back());
-      groups_.push_back(out_.size());
-      return copy(opening.size());
-    }
+    if (at("(?<")) return open_named();
     return refuse(in_.substr(position_, 4));
+  }
+
+  Result<void> open_named() {
+    const std::string_view name = name_at(position_ + 3);
+    if (name.empty()) return refuse("this name of a group");
+    if (std::find(names_.begin(), names_.end(), name) != names_.end()) {
+      return refuse(fmt::format("a second group named {}", name));
+    }
+    names_.push_back(name);
+    return open_capture(name.size() + 4, captures_ == Captures::kNamed);
+  }
+
+  /// At a group's opening of so many bytes; `keeps`: what it matches is for back references.
+  Result<void> open_capture(std::size_t bytes, bool keeps) {
+    open_.push_back({.caseless = caseless(), .begin = out_.size()});
+    if (keeps) {
+      closed_.push_back(false);
+      open_.back().capture = closed_.size();
+    }
+    out_ += keeps ? "(" : "(?:";
+    position_ += bytes;
+    return {};
+  }
+
+  /// The name between `begin` and the next >; empty if it is none. Digits alone are one.
+  std::string_view name_at(std::size_t begin) const {
+    const std::string_view rest = in_.substr(std::min(begin, in_.size()));
+    const std::size_t size = std::min(rest.find('>'), rest.size());
+    const bool sound =
+        size < rest.size() && std::all_of(rest.begin(), rest.begin() + size, is_name);
+    return sound ? rest.substr(0, size) : std::string_view();
+  }
+
+  /// \N or \k<...>, to a group that is closed: engines differ in what others hold.
+  Result<void> back_reference() {
+    has_references_ = true;
+    const bool by_name = at("\\k");
+    std::string_view name;
+    if (by_name) {
+      if (at("\\k<")) name = name_at(position_ + 3);
+    } else {
+      const std::string_view rest = in_.substr(position_ + 1);
+      name = rest.substr(0, std::min(rest.find_first_not_of("0123456789"), rest.size()));
+    }
+    if (name.empty()) return refuse("this form of a back reference");
+    const std::size_t bytes = name.size() + (by_name ? 4 : 1);
+    if (captures_ != Captures::kNone) {
+      const std::size_t number = group_number(name);
+      if (number == 0 || number > closed_.size() || !closed_[number - 1]) {
+        return refuse(
+            fmt::format("{}, which is not after its group,", in_.substr(position_, bytes)));
+      }
+      if (caseless()) return refuse("a back reference regardless of case");
+      out_ += fmt::format("\\g{{{}}}", number);
+    }
+    position_ += bytes;
+    return {};
+  }
+
+  /// Counted from 1; 0: there is none.
+  std::size_t group_number(std::string_view name) const {
+    if (captures_ == Captures::kNamed) {
+      const auto found = std::find(names_.begin(), names_.end(), name);
+      return found == names_.end() ? 0 : static_cast<std::size_t>(found - names_.begin()) + 1;
+    }
+    std::size_t number = 0;
+    const auto done = std::from_chars(name.data(), name.data() + name.size(), number);
+    return done.ec == std::errc() && done.ptr == name.data() + name.size() ? number : 0;
   }
 
   Result<void> copy(std::size_t bytes) {
@@ -192,7 +264,19 @@ class Translator {
 
   Result<void> escape_outside() {
     previous_ = '\0';
-    if (at("\\A") || at("\\z") || at("\\Z")) return copy(2);
+    if (at("\\K") && open_.size() > 1) return refuse("\\K in a group");
+    for (std::string_view same : {"\\A", "\\z", "\\Z", "\\G", "\\K"}) {
+      if (at(same)) return copy(2);
+    }
+    if (at("\\R")) {
+      out_ += "(?>\\r\\n|[\\n-\\r\\x{85}\\x{2028}\\x{2029}])";
+      position_ += 2;
+      return {};
+    }
+    if (at("\\k") ||
+        (position_ + 1 < in_.size() && in_[position_ + 1] >= '1' && in_[position_ + 1] <= '9')) {
+      return back_reference();
+    }
     if (at("\\b") || at("\\B")) {
       const std::string word = one_of(word_set(false));
       out_ += at("\\b") ? fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", word)
@@ -201,7 +285,10 @@ class Translator {
       return {};
     }
     MOIETY_ASSIGN(const Escape escape, read_escape(false));
-    out_ += escape.set ? one_of(*escape.set) : escape.character;
+    // (?i) leaves sets alone that are not in a class.
+    out_ += !escape.set  ? escape.character
+            : caseless() ? fmt::format("(?-i:{})", one_of(*escape.set))
+                         : one_of(*escape.set);
     return {};
   }
 
@@ -271,7 +358,7 @@ class Translator {
     }
     std::optional<CharacterSet> set = property_set(name);
     if (!set) return refuse(in_.substr(position_, close + 1 - position_));
-    if (caseless_.back() && is_of_case(name, in_class)) {
+    if (caseless() && in_class && !is_closed(name)) {
       return refuse(
           fmt::format("{} regardless of case", in_.substr(position_, close + 1 - position_)));
     }
@@ -280,21 +367,13 @@ class Translator {
     return Escape{.set = std::move(set)};
   }
 
-  // Sets that PCRE2 and Oniguruma may read differently regardless of case: those of one case; in
-  // classes, where Oniguruma adds the other case, all that may hold a letter without it.
-  static bool is_of_case(std::string_view name, bool in_class) {
+  // In a class, (?i) adds the other case of all that is in it. True for sets to which that adds
+  // nothing; U+0345 is a mark whose other case is a letter.
+  static bool is_closed(std::string_view name) {
     static constexpr std::string_view kClosed[] = {
-        "L",  "Lm", "Lo", "M",  "Mn", "Mc", "Me", "N",  "Nd", "Nl", "No", "P",  "Pc", "Pd", "Ps",
-        "Pe", "Pi", "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So", "Z",  "Zs", "Zl", "Zp", "Cc"};
-    const bool closed =
-        std::find(std::begin(kClosed), std::end(kClosed), name) != std::end(kClosed);
-    if (in_class || closed) return !closed;
-    const std::string body = property_set(name)->body;
-    for (std::string_view cased :
-         {"\\p{Lu}", "\\p{Ll}", "\\p{Lt}", "\\p{Uppercase}", "\\p{Lowercase}"}) {
-      if (body.find(cased) != std::string::npos) return true;
-    }
-    return false;
+        "L",  "Lm", "Lo", "N",  "Nd", "Nl", "No", "P", "Pc", "Pd", "Ps", "Pe", "Pi",
+        "Pf", "Po", "S",  "Sm", "Sc", "Sk", "So", "Z", "Zs", "Zl", "Zp", "Cc"};
+    return std::find(std::begin(kClosed), std::end(kClosed), name) != std::end(kClosed);
   }
 
   // \xHH below 0x80 (above it is a byte in Oniguruma), \x{H...}, \uHHHH.
@@ -313,7 +392,7 @@ class Translator {
       length = count + 2;
       if (digits.size() != count || (count == 2 && digits[0] > '7')) digits = {};
     }
-    if (caseless_.back()) return refuse("a character code regardless of case");
+    if (caseless()) return refuse("a character code regardless of case");
     if (!is_hex(digits)) return refuse("this form of a character code");
     Escape escape{.character = fmt::format("\\x{{{}}}", digits)};
     position_ += length;
@@ -361,8 +440,14 @@ class Translator {
         side.body += in_range ? "-" : "\\-";
         ++position_;
       } else if (c == '\\') {
-        const bool not_space = at("\\S");
+        const std::size_t begin = position_;
         MOIETY_ASSIGN(const Escape escape, read_escape(true));
+        const std::string_view written = in_.substr(begin, position_ - begin);
+        const bool not_space = written == "\\S";
+        // Oniguruma's class then also matches two letters that one folds to, as note_literal says.
+        if (caseless() && !negated && (not_space || written == "\\w" || written == "\\p{L}")) {
+          return refuse(fmt::format("{} in a class, regardless of case,", written));
+        }
         if (escape.set && wanted_end) return refuse("a range that ends in a set");
         if (!escape.set) {
           side.body += escape.character;
@@ -376,7 +461,7 @@ class Translator {
         after_set = escape.set.has_value();
         may_start_range = !escape.set && !wanted_end;
       } else {
-        if (caseless_.back() && static_cast<unsigned char>(c) >= 0x80) {
+        if (caseless() && static_cast<unsigned char>(c) >= 0x80) {
           return refuse("non-ASCII text regardless of case");
         }
         if (c == '^') side.body += '\\';
@@ -406,7 +491,7 @@ class Translator {
     if (negated) name.remove_prefix(1);
     std::optional<CharacterSet> set = posix_set(name);
     if (!set || close == std::string_view::npos) return refuse("[: that is no known [:name:]");
-    if (caseless_.back()) return refuse(fmt::format("[:{}:] regardless of case", name));
+    if (caseless()) return refuse(fmt::format("[:{}:] regardless of case", name));
     position_ = close + 2;
     if (negated) {
       set->negated = true;
@@ -421,7 +506,7 @@ class Translator {
     if (sides.size() == 1 && sides[0].others.empty()) {
       return fmt::format("[{}{}]", negated ? "^" : "", sides[0].body);
     }
-    if (caseless_.back()) return refuse("a set made of others, regardless of case");
+    if (caseless()) return refuse("a set made of others, regardless of case");
     std::string expression;
     for (std::size_t i = 0; i + 1 < sides.size(); ++i) {
       expression += fmt::format("(?={})", sides[i].expression());
@@ -437,20 +522,31 @@ class Translator {
   std::string_view in_;
   std::size_t position_ = 0;
   std::string out_;
-  std::vector<bool> caseless_ = {false};  // one entry per open group
-  char previous_ = '\0';                  // the literal before this one, in lower case
+  Captures captures_;
+  bool has_references_ = false;
+  std::vector<std::string_view> names_;  // of groups, in order
+  std::vector<bool> closed_;             // of the groups that capture, in order: whether it ended
+  struct Group {
+    bool caseless = false;
+    std::size_t begin = 0;    // where in out_
+    std::size_t capture = 0;  // its number, if it captures
+  };
+  std::vector<Group> open_ = {{}};  // the pattern itself first
+  char previous_ = '\0';            // the literal before this one, in lower case
   // What stands just before: {n}, {n,} or {n,m}, one of the latter with ?, or something else.
   enum class After { kOther, kCount, kRange, kLazyRange };
   After after_ = After::kOther;
-  std::size_t atom_ = 0;             // where in out_ that begins which a quantifier is for
-  std::vector<std::size_t> groups_;  // and each open group
+  std::size_t atom_ = 0;  // where in out_ that begins which a quantifier is for
   int enclosed_ = 0;
 };
 
 }  // namespace
 
 Result<std::string> translate_pattern(std::string_view pattern) {
-  return Translator(pattern).run();
+  Translator plain(pattern, Captures::kNone);
+  auto translated = plain.run();
+  const Captures wanted = plain.wanted();
+  return wanted == Captures::kNone ? translated : Translator(pattern, wanted).run();
 }
 
 }  // namespace moiety

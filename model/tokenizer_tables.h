@@ -25,6 +25,13 @@ struct ScriptName {
 };
 std::span<const ScriptName> script_names();
 
+struct BlockName {
+  char32_t first;  // inclusive
+  char32_t last;
+  std::string_view name;  // in lower case, without blanks and -
+};
+std::span<const BlockName> blocks();  // all but those of surrogates
+
 std::span<const CodePointRange> punctuation();      // Punctuation, BertPreTokenizer
 std::span<const CodePointRange> combining_marks();  // StripAccents
 std::span<const CodePointRange> bert_accents();     // BertNormalizer's strip_accents, after NFD

@@ -276,6 +276,11 @@ std::optional<CharacterSet> property_set(std::string_view name) {
     set.body += newer_class([&](const auto& newer) { return newer.script == found->name; });
     return set;
   }
+  const auto blocks = unicode_tables::blocks();
+  const auto block = std::find_if(blocks.begin(), blocks.end(), [&](const auto& each) {
+    return wanted.starts_with("in") && wanted.substr(2) == each.name;
+  });
+  if (block != blocks.end()) return CharacterSet{.body = range_class(block->first, block->last)};
   return std::nullopt;
 }
 

@@ -46,8 +46,8 @@ struct CharacterSet {
 CharacterSet white_space_set();        ///< `\s`
 CharacterSet decimal_digit_set();      ///< `\d`
 CharacterSet word_set(bool in_class);  ///< `\w`, which in a class is another one
-/// \p{name}: a general category, a script, or one of some other properties; case, blanks, `_` and
-/// `-` do not count. nullopt: not known.
+/// \p{name}: a general category, a script, a block (InX), or one of some other properties; case,
+/// blanks, `_` and `-` do not count. nullopt: not known.
 std::optional<CharacterSet> property_set(std::string_view name);
 /// [:name:]
 std::optional<CharacterSet> posix_set(std::string_view name);

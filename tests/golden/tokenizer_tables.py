@@ -46,6 +46,62 @@ Tale, Tai_Tham Lana, Tai_Viet Tavt, Takri Takr, Tamil Taml, Tangsa Tnsa, Tangut 
 Thai, Tibetan Tibt, Tifinagh Tfng, Tirhuta Tirh, Todhri Todr, Toto, Tulu_Tigalari Tutg, Ugaritic Ugar, Vai Vaii,
 Vithkuqi Vith, Wancho Wcho, Warang_Citi Wara, Yezidi Yezi, Yi Yiii, Zanabazar_Square Zanb
 """
+# Blocks that Oniguruma knows: all but those of surrogates. Each is a run of whole 16s.
+BLOCKS = """
+Adlam, Aegean Numbers, Ahom, Alchemical Symbols, Alphabetic Presentation Forms, Anatolian Hieroglyphs, Ancient Greek
+Musical Notation, Ancient Greek Numbers, Ancient Symbols, Arabic, Arabic Extended-A, Arabic Extended-B, Arabic
+Extended-C, Arabic Mathematical Alphabetic Symbols, Arabic Presentation Forms-A, Arabic Presentation Forms-B, Arabic
+Supplement, Armenian, Arrows, Avestan, Balinese, Bamum, Bamum Supplement, Basic Latin, Bassa Vah, Batak, Bengali,
+Bhaiksuki, Block Elements, Bopomofo, Bopomofo Extended, Box Drawing, Brahmi, Braille Patterns, Buginese, Buhid,
+Byzantine Musical Symbols, CJK Compatibility, CJK Compatibility Forms, CJK Compatibility Ideographs, CJK Compatibility
+Ideographs Supplement, CJK Radicals Supplement, CJK Strokes, CJK Symbols and Punctuation, CJK Unified Ideographs, CJK
+Unified Ideographs Extension A, CJK Unified Ideographs Extension B, CJK Unified Ideographs Extension C, CJK Unified
+Ideographs Extension D, CJK Unified Ideographs Extension E, CJK Unified Ideographs Extension F, CJK Unified Ideographs
+Extension G, CJK Unified Ideographs Extension H, CJK Unified Ideographs Extension I, Carian, Caucasian Albanian,
+Chakma, Cham, Cherokee, Cherokee Supplement, Chess Symbols, Chorasmian, Combining Diacritical Marks, Combining
+Diacritical Marks Extended, Combining Diacritical Marks Supplement, Combining Diacritical Marks for Symbols, Combining
+Half Marks, Common Indic Number Forms, Control Pictures, Coptic, Coptic Epact Numbers, Counting Rod Numerals,
+Cuneiform, Cuneiform Numbers and Punctuation, Currency Symbols, Cypriot Syllabary, Cypro-Minoan, Cyrillic, Cyrillic
+Extended-A, Cyrillic Extended-B, Cyrillic Extended-C, Cyrillic Extended-D, Cyrillic Supplement, Deseret, Devanagari,
+Devanagari Extended, Devanagari Extended-A, Dingbats, Dives Akuru, Dogra, Domino Tiles, Duployan, Early Dynastic
+Cuneiform, Egyptian Hieroglyph Format Controls, Egyptian Hieroglyphs, Egyptian Hieroglyphs Extended-A, Elbasan,
+Elymaic, Emoticons, Enclosed Alphanumeric Supplement, Enclosed Alphanumerics, Enclosed CJK Letters and Months,
+Enclosed Ideographic Supplement, Ethiopic, Ethiopic Extended, Ethiopic Extended-A, Ethiopic Extended-B, Ethiopic
+Supplement, Garay, General Punctuation, Geometric Shapes, Geometric Shapes Extended, Georgian, Georgian Extended,
+Georgian Supplement, Glagolitic, Glagolitic Supplement, Gothic, Grantha, Greek Extended, Greek and Coptic, Gujarati,
+Gunjala Gondi, Gurmukhi, Gurung Khema, Halfwidth and Fullwidth Forms, Hangul Compatibility Jamo, Hangul Jamo, Hangul
+Jamo Extended-A, Hangul Jamo Extended-B, Hangul Syllables, Hanifi Rohingya, Hanunoo, Hatran, Hebrew, Hiragana, IPA
+Extensions, Ideographic Description Characters, Ideographic Symbols and Punctuation, Imperial Aramaic, Indic Siyaq
+Numbers, Inscriptional Pahlavi, Inscriptional Parthian, Javanese, Kaithi, Kaktovik Numerals, Kana Extended-A, Kana
+Extended-B, Kana Supplement, Kanbun, Kangxi Radicals, Kannada, Katakana, Katakana Phonetic Extensions, Kawi, Kayah Li,
+Kharoshthi, Khitan Small Script, Khmer, Khmer Symbols, Khojki, Khudawadi, Kirat Rai, Lao, Latin Extended Additional,
+Latin Extended-A, Latin Extended-B, Latin Extended-C, Latin Extended-D, Latin Extended-E, Latin Extended-F, Latin
+Extended-G, Latin-1 Supplement, Lepcha, Letterlike Symbols, Limbu, Linear A, Linear B Ideograms, Linear B Syllabary,
+Lisu, Lisu Supplement, Lycian, Lydian, Mahajani, Mahjong Tiles, Makasar, Malayalam, Mandaic, Manichaean, Marchen,
+Masaram Gondi, Mathematical Alphanumeric Symbols, Mathematical Operators, Mayan Numerals, Medefaidrin, Meetei Mayek,
+Meetei Mayek Extensions, Mende Kikakui, Meroitic Cursive, Meroitic Hieroglyphs, Miao, Miscellaneous Mathematical
+Symbols-A, Miscellaneous Mathematical Symbols-B, Miscellaneous Symbols, Miscellaneous Symbols and Arrows,
+Miscellaneous Symbols and Pictographs, Miscellaneous Technical, Modi, Modifier Tone Letters, Mongolian, Mongolian
+Supplement, Mro, Multani, Musical Symbols, Myanmar, Myanmar Extended-A, Myanmar Extended-B, Myanmar Extended-C, NKo,
+Nabataean, Nag Mundari, Nandinagari, New Tai Lue, Newa, Number Forms, Nushu, Nyiakeng Puachue Hmong, Ogham, Ol Chiki,
+Ol Onal, Old Hungarian, Old Italic, Old North Arabian, Old Permic, Old Persian, Old Sogdian, Old South Arabian, Old
+Turkic, Old Uyghur, Optical Character Recognition, Oriya, Ornamental Dingbats, Osage, Osmanya, Ottoman Siyaq Numbers,
+Pahawh Hmong, Palmyrene, Pau Cin Hau, Phags-pa, Phaistos Disc, Phoenician, Phonetic Extensions, Phonetic Extensions
+Supplement, Playing Cards, Private Use Area, Psalter Pahlavi, Rejang, Rumi Numeral Symbols, Runic, Samaritan,
+Saurashtra, Sharada, Shavian, Shorthand Format Controls, Siddham, Sinhala, Sinhala Archaic Numbers, Small Form
+Variants, Small Kana Extension, Sogdian, Sora Sompeng, Soyombo, Spacing Modifier Letters, Specials, Sundanese,
+Sundanese Supplement, Sunuwar, Superscripts and Subscripts, Supplemental Arrows-A, Supplemental Arrows-B, Supplemental
+Arrows-C, Supplemental Mathematical Operators, Supplemental Punctuation, Supplemental Symbols and Pictographs,
+Supplementary Private Use Area-A, Supplementary Private Use Area-B, Sutton SignWriting, Syloti Nagri, Symbols and
+Pictographs Extended-A, Symbols for Legacy Computing, Symbols for Legacy Computing Supplement, Syriac, Syriac
+Supplement, Tagalog, Tagbanwa, Tags, Tai Le, Tai Tham, Tai Viet, Tai Xuan Jing Symbols, Takri, Tamil, Tamil
+Supplement, Tangsa, Tangut, Tangut Components, Tangut Supplement, Telugu, Thaana, Thai, Tibetan, Tifinagh, Tirhuta,
+Todhri, Toto, Transport and Map Symbols, Tulu-Tigalari, Ugaritic, Unified Canadian Aboriginal Syllabics, Unified
+Canadian Aboriginal Syllabics Extended, Unified Canadian Aboriginal Syllabics Extended-A, Vai, Variation Selectors,
+Variation Selectors Supplement, Vedic Extensions, Vertical Forms, Vithkuqi, Wancho, Warang Citi, Yezidi, Yi Radicals,
+Yi Syllables, Yijing Hexagram Symbols, Zanabazar Square, Znamenny Musical Notation
+"""
+SIXTEENS = "".join(map(chr, filter(set(CODES).__contains__, range(0, 0x110000, 16))))
 
 
 def oniguruma(pattern: str) -> set[int]:
@@ -127,6 +183,17 @@ def newer_characters(pcre2: Pcre2, scripts: list[list[str]]) -> list[str]:
     return [f'{{0x{row[0]:X}, 0x{row[1]:X}, "{row[2]}", "{row[3]}", "{row[4]}"}}' for row in sorted(rows)]
 
 
+def blocks() -> list[str]:
+    rows = []
+    for name in " ".join(BLOCKS.split()).split(", "):
+        left = set(normalizers.Replace(Regex(rf"\p{{In{name}}}"), "").normalize_str(SIXTEENS))
+        found = [ord(character) for character in SIXTEENS if character not in left]
+        first, last = found[0], found[-1] + 15
+        assert last - first + 1 == 16 * len(found)
+        rows.append((first, last, name.lower().replace(" ", "").replace("-", "")))
+    return [f'{{0x{first:X}, 0x{last:X}, "{name}"}}' for first, last, name in sorted(rows)]
+
+
 def scripts_of_pre_tokenizer() -> list[str]:
     """Rows (first, last, number) of UnicodeScripts; the numbers are arbitrary, characters in no row stick to any."""
     tokenizer = pre_tokenizers.UnicodeScripts()
@@ -187,6 +254,7 @@ def main() -> int:
         "namespace moiety::unicode_tables {\nnamespace {\n",
         array("NewerCharacters", "kNewer", newer_characters(pcre2, scripts)),
         array("ScriptName", "kScriptNames", normalized),
+        array("BlockName", "kBlocks", blocks()),
         array("CodePointRange", "kPunctuation", rows_of(punctuation)),
         array("CodePointRange", "kCombining", rows_of(combining)),
         array("CodePointRange", "kBertAccents", rows_of(accents)),
@@ -197,6 +265,7 @@ def main() -> int:
     ]
     for kind, function, name in (
             ("NewerCharacters", "newer_characters", "kNewer"), ("ScriptName", "script_names", "kScriptNames"),
+            ("BlockName", "blocks", "kBlocks"),
             ("CodePointRange", "punctuation", "kPunctuation"), ("CodePointRange", "combining_marks", "kCombining"),
             ("CodePointRange", "bert_accents", "kBertAccents"), ("CodePointRange", "bert_control", "kBertControl"),
             ("CodePointRange", "bert_chinese", "kBertChinese"), ("ScriptRange", "scripts", "kScripts")):

@@ -14,6 +14,9 @@ CL100K = ("'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| ?
 # PCRE2 reads most of them differently. Over few characters: over all, Oniguruma has no end of steps.
 QUANTIFIERS = ["{1,3}+x", "{2}+x", "{2}?x", "{2}??x", "{2}?+x", "{2}*x", "{1,3}?x", "{2,}?", "{2,2}?", "{1,3}??x", "{1,3}?+x", "{1,3}+?x",
                "{1,3}++x", "{2}{2}+x", "{2}{1,3}?x", "?+x", "*+x", "++x"]
+# What PCRE2 has too, but for what it is told: groups and searches.
+GROUPS = ["(\\p{L})\\1", "(?<q>['\"]).*?\\k<q>|(x)", "(?:(a)|(e)|\\1[a-t]|\\k<2>n)+", "(\\w)(\\w)?\\2\\1", "(?<a>[aeiou])(?<b>.)\\k<b>*+\\k<a>",
+          "\\s\\K\\w+|[aeiou]\\K", "\\G\\s*\\w|\\d\\G", "(?!\\G)[a-z]+", "\\R{2}|\\R[^\\n]", "(?>[a-z]{0,3}e|t){2}s?"]
 NUMBERS_AND_SPACE = "\\p{N}{1,3}|\\s+"
 
 
@@ -75,6 +78,8 @@ def variants(text: str) -> Iterator[tuple[str, str]]:
         word = quantifier.replace("x", "[eiou\\p{N}]")
         pieces = [split({"Regex": f"[eiou\\p{{N}}]{word}|(a[l-t]){word}"}, "Isolated")]
         yield f"quantifier {quantifier}", json.dumps(with_parts(original, pieces))
+    for pattern in GROUPS:
+        yield f"pattern {pattern}", json.dumps(with_parts(original, [split({"Regex": pattern}, "Isolated")]))
     for form in ("NFC", "NFD", "NFKC", "NFKD"):
         replace = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "\u2581"}
         yield form, json.dumps(with_parts(original, [split({"Regex": "\\s+"}, "Isolated")], [{"type": form}, replace]))

@@ -117,6 +117,32 @@ TEST(Regex, ReadsSetsAsOniguruma) {
   EXPECT_THAT(matches("(?<=[\\W])a|[a^]", "-a^"), ElementsAre("a", "^"));
 }
 
+TEST(Regex, RefersBackToGroups) {
+  EXPECT_THAT(matches("(\\w)\\1", "aabb ab"), ElementsAre("aa", "bb"));
+  EXPECT_THAT(matches("(a)(b)?\\2", "aba abb"), ElementsAre("abb"))
+      << "what is unset never matches";
+  EXPECT_THAT(matches("(?<q>['\"]).*?\\k<q>", "a'b\"c'd\"e\""), ElementsAre("'b\"c'", "\"e\""));
+  EXPECT_THAT(matches("(?<x>a)(b)(?<y>c)\\k<y>", "abcc"), ElementsAre("abcc"))
+      << "beside named groups others do not count";
+  EXPECT_THAT(matches("(?:(a)|\\1b)+\\k<1>", "aabab"), ElementsAre("aaba"));
+  EXPECT_THAT(matches("(a)*+z|\\1", "aba"), ElementsAre()) << "as the interpreter of PCRE2 has it";
+  EXPECT_THAT(matches("(?>a*c|a){2}b", "aaacb"), ElementsAre()) << "likewise";
+  EXPECT_THAT(matches("(?<word>\\p{L}+)", "ab 1"), ElementsAre("ab"));
+}
+
+TEST(Regex, KeepsLineBreaksStartsAndBlocks) {
+  EXPECT_THAT(matches("\\R", "a\r\n\n\r\x0b\u0085\u2029"),
+              ElementsAre("\r\n", "\n", "\r", "\x0b", "\u0085", "\u2029"));
+  EXPECT_THAT(matches("\\R\\n", "\r\n"), ElementsAre()) << "atomic";
+  EXPECT_THAT(matches("a\\Kb|c", "ababc"), ElementsAre("b", "b", "c"));
+  EXPECT_THAT(matches("\\Ga|b", "aacab"), ElementsAre("a", "a", "b"));
+  EXPECT_THAT(matches("\\Ga", std::string(600, 'b') + "a"), ElementsAre())
+      << "a search that goes on starts nowhere else";
+  EXPECT_THAT(matches("\\p{InBasic_Latin}+|[^\\p{in greek and coptic}]", "ab\u03b1\u4e2d"),
+              ElementsAre("ab", "\u4e2d"));
+  EXPECT_THAT(matches("(?i:\\p{Lu}x)", "aXAx"), ElementsAre("Ax")) << "one case, as a set says";
+}
+
 // Matches are looked for from so many characters at a time.
 TEST(Regex, FindsWhatIsFarAway) {
   for (std::size_t far = 250; far < 264; ++far) {
@@ -233,10 +259,18 @@ TEST(Regex, QuantifiersAfterIntervals) {
 TEST(Regex, RefusesWhatItWouldReadDifferently) {
   const std::pair<const char*, const char*> cases[] = {
       {"a\\X", "\\X at byte 1"},
-      {"\\Kx", "\\K at byte 0"},
-      {"\\1", "\\1 at byte 0"},
+      {"a(?:\\Kb)+", "\\K in a group at byte 4"},
+      {"\\1(a)", "\\1, which is not after its group, at byte 0"},
+      {"(a\\1)", "\\1, which is not after its group, at byte 2"},
+      {"(a)\\10", "\\10, which is not after its group,"},
+      {"(?<x>a)(b)\\2", "\\2, which is not after its group,"},
+      {"(?<x>a)\\k<y>", "\\k<y>, which is not after its group,"},
+      {"(a)\\k<-1>", "this form of a back reference"},
+      {"(?<x>a)(?<x>b)", "a second group named x"},
+      {"(?<x", "this name of a group"},
+      {"(?i)(a)\\1", "a back reference regardless of case"},
       {"\\p{Hann}", "\\p{Hann} at byte 0"},
-      {"\\p{InBasicLatin}", "\\p{InBasicLatin}"},
+      {"\\p{InNoBlock}", "\\p{InNoBlock}"},
       {"[a[bc]", "a class without ]"},
       {"[[:letter:]]", "[: that is no known [:name:]"},
       {"[a&&]", "&& before nothing"},
@@ -244,7 +278,9 @@ TEST(Regex, RefusesWhatItWouldReadDifferently) {
       {"[\\w-z]", "a range that starts with a set"},
       {"(?i:[a[b]])", "a set made of others, regardless of case"},
       {"(?i:[\\p{Greek}])", "\\p{Greek} regardless of case"},
-      {"(?i:\\p{Lu})", "\\p{Lu} regardless of case"},
+      {"(?i:[\\p{M}])", "\\p{M} regardless of case"},
+      {"(?i:[\\S])", "\\S in a class, regardless of case,"},
+      {"(?i:[\\p{L}])", "\\p{L} in a class, regardless of case,"},
       {"[a-\\s]", "a range that ends in a set"},
       {"[]a]", "an empty class"},
       {"[a", "a class without ]"},
