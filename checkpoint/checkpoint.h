@@ -74,6 +74,11 @@ class SafetensorsSet {
   Result<std::vector<float>> read_floats(std::string_view name,
                                          std::int64_t first,
                                          std::int64_t count) const;
+  /// For weights that were read: kDataLoss, naming file and tensor, if one of the numbers in
+  /// `values`, which are of `dtype`, is infinite or NaN.
+  Result<void> check_finite(std::string_view name,
+                            DType dtype,
+                            std::span<const std::byte> values) const;
   /// Reads a tensor of I64 or I32 as 64-bit integers.
   Result<std::vector<std::int64_t>> read_integers(std::string_view name) const;
 

@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -52,6 +53,19 @@ constexpr std::size_t kMaxShards = 4096;
 
 Error file_error(ErrorCode code, const std::filesystem::path& file, std::string_view what) {
   return fail(code, file.string() + ": " + std::string(what));
+}
+
+// Whether all numbers are below `infinity`, given as its bits. Without the sign, those of larger
+// numbers are larger, and those of NaNs the largest.
+template <class Bits>
+bool all_below(std::span<const std::byte> values, Bits infinity) {
+  Bits largest = 0;
+  for (std::size_t i = 0; i + sizeof(Bits) <= values.size(); i += sizeof(Bits)) {
+    Bits bits;
+    std::memcpy(&bits, values.data() + i, sizeof bits);
+    largest = std::max(largest, static_cast<Bits>(bits & std::numeric_limits<Bits>::max()));
+  }
+  return largest < infinity;
 }
 
 // Fills `out` from `offset` on. A short file is kDataLoss.
@@ -328,6 +342,21 @@ Result<std::vector<float>> SafetensorsSet::read_floats(std::string_view name,
     std::memcpy(bytes.data() + i * sizeof wide, &wide, sizeof wide);
   }
   return values;
+}
+
+Result<void> SafetensorsSet::check_finite(std::string_view name,
+                                          DType dtype,
+                                          std::span<const std::byte> values) const {
+  const bool finite = dtype == DType::kF32    ? all_below<std::int32_t>(values, 0x7f800000)
+                      : dtype == DType::kBF16 ? all_below<std::int16_t>(values, 0x7f80)
+                      : dtype == DType::kF16  ? all_below<std::int16_t>(values, 0x7c00)
+                                              : true;
+  if (finite) return {};
+  const TensorInfo* info = find(name);
+  MOIETY_CHECK(info != nullptr, "no tensor " + std::string(name));
+  return file_error(ErrorCode::kDataLoss, state_->files[info->file],
+                    "tensor '" + std::string(name) +
+                        "' holds numbers that are infinite or NaN: the checkpoint is damaged");
 }
 
 Result<std::vector<std::int64_t>> SafetensorsSet::read_integers(std::string_view name) const {

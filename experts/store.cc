@@ -25,11 +25,12 @@ Result<kernels::PackedMatrix> load_projection(const SafetensorsSet& tensors,
   const std::uint64_t row_bytes =
       static_cast<std::uint64_t>(source.columns) * dtype_bytes(info->dtype);
   return kernels::pack_stream(dtype, source.rows, source.columns, info->dtype,
-                              [&](std::int64_t row, std::span<std::byte> out) {
+                              [&](std::int64_t row, std::span<std::byte> out) -> Result<void> {
                                 bytes_read += out.size();
                                 const auto begin =
                                     static_cast<std::uint64_t>(source.first_row + row) * row_bytes;
-                                return tensors.read_range(source.tensor, begin, out);
+                                MOIETY_TRY(tensors.read_range(source.tensor, begin, out));
+                                return tensors.check_finite(source.tensor, info->dtype, out);
                               });
 }
 

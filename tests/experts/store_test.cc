@@ -108,19 +108,24 @@ TEST(ExpertStoreTest, ADenseLayerHasNoExpertToLoad) {
   for (const ExpertId& id : all_routed_experts(checkpoint.architecture())) EXPECT_GT(id.layer, 0);
 }
 
+/// A folder with a copy of a fixture that may be written to.
+void copy_fixture(const std::string& name, const std::filesystem::path& folder) {
+  std::filesystem::remove_all(folder);
+  std::filesystem::copy(source_path(fixture_folder(name)), folder,
+                        std::filesystem::copy_options::recursive);
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    std::filesystem::permissions(entry.path(), std::filesystem::perms::owner_write,
+                                 std::filesystem::perm_options::add);
+  }
+}
+
 /// A copy of a fixture that a test may damage.
 class ChangingCheckpoint : public ::testing::Test {
  protected:
   void SetUp() override {
     folder_ = std::filesystem::temp_directory_path() /
               ("moiety-store-test-" + std::to_string(::getpid()));
-    std::filesystem::remove_all(folder_);
-    std::filesystem::copy(source_path(fixture_folder("olmoe")), folder_,
-                          std::filesystem::copy_options::recursive);
-    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
-      std::filesystem::permissions(entry.path(), std::filesystem::perms::owner_write,
-                                   std::filesystem::perm_options::add);
-    }
+    copy_fixture("olmoe", folder_);
     checkpoint_ = std::make_unique<Checkpoint>(must(Checkpoint::open(folder_)));
     store_ = std::make_unique<ExpertStore>(*checkpoint_, DType::kBF16);
     ASSERT_TRUE(store_->load(first_));
@@ -180,6 +185,59 @@ TEST_F(ChangingCheckpoint, AFileThatIsWrittenTo) {
            std::chrono::steady_clock::now() < deadline);
   expect_refused(ErrorCode::kDataLoss);
 }
+
+/// Loads all of a checkpoint; the first error.
+Result<void> load_all(const std::filesystem::path& folder, ThreadPool& pool) {
+  MOIETY_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(folder));
+  ExpertStore store(checkpoint, DType::kI8);
+  MOIETY_TRY(store.load(all_routed_experts(checkpoint.architecture())));
+  MOIETY_TRY(Model::load(checkpoint, DType::kBF16, kernels::Variant::kPlain, pool));
+  return {};
+}
+
+class DamagedWeights : public ::testing::TestWithParam<const char*> {};
+
+// One number of one tensor after the other, whatever the tensor is for.
+TEST_P(DamagedWeights, AreRefusedByFileAndTensor) {
+  const auto folder = std::filesystem::temp_directory_path() /
+                      ("moiety-damaged-test-" + std::to_string(::getpid()));
+  copy_fixture(GetParam(), folder);
+  ThreadPool pool(1);
+  const auto whole = load_all(folder, pool);
+  ASSERT_TRUE(whole) << whole.error().message;
+  const Checkpoint checkpoint = must(Checkpoint::open(folder));
+  std::size_t damaged = 0;
+  for (const auto& [name, info] : checkpoint.tensors().tensors()) {
+    const std::filesystem::path path = checkpoint.tensors().files()[info.file];
+    const std::size_t width = dtype_bytes(info.dtype);
+    const bool infinite = damaged++ % 2 == 0;
+    const std::string number = info.dtype == DType::kF16
+                                   ? (infinite ? std::string("\x00\xfc", 2) : "\x01\x7e")
+                                   : (infinite ? std::string("\x80\xff", 2) : "\xc1\x7f");
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    const auto at = static_cast<std::streamoff>(info.offset + info.num_bytes - width);
+    std::string kept(width, '\0');
+    file.seekg(at);
+    file.read(kept.data(), static_cast<std::streamsize>(width));
+    file.seekp(at);
+    file << std::string(width - 2, '\0') << number << std::flush;
+    const auto loaded = load_all(folder, pool);
+    ASSERT_FALSE(loaded) << name;
+    EXPECT_EQ(loaded.error().code, ErrorCode::kDataLoss) << name;
+    const std::string expected =
+        path.string() + ": tensor '" + name + "' holds numbers that are infinite or NaN";
+    EXPECT_NE(loaded.error().message.find(expected), std::string::npos) << loaded.error().message;
+    file.seekp(at);
+    file << kept << std::flush;
+  }
+  EXPECT_GT(damaged, 20u);
+  std::filesystem::remove_all(folder);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Fixtures,
+    DamagedWeights,
+    ::testing::Values("emo", "deepseek", "granitemoe", "small/qwen2_moe-sparse"));
 
 }  // namespace
 }  // namespace moiety
