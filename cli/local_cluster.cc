@@ -254,6 +254,9 @@ Result<void> LocalCluster::supervise_world(Clock::time_point now,
                                            std::vector<std::string>& events) {
   if (others_.front().pid() <= 0 || (router_pids_.empty() && !find_routers())) return {};
   if (!router_pids_.empty() && std::all_of(router_pids_.begin(), router_pids_.end(), is_gone)) {
+    // At the end of the cluster routers go first.
+    const auto status = AdminClient(admin_url_).call("GET", "/v1/status", "", kCallTimeout);
+    if (!status || status->at("shutting_down").as_bool()) return {};
     events.push_back("no router of the MPI world is left; starting it again");
   } else if (world_lacks_workers(now)) {
     events.push_back(

@@ -251,6 +251,17 @@ class UpTest(unittest.TestCase):
         wait_until(lambda: not runs(again["supervisor_pid"]), "everything has ended")
         self.assertFalse(other.exists())
 
+    def test_an_mpi_world_that_is_told_to_end_is_not_started_again(self):
+        up = json.loads(self.up_detached(*FREE_PORTS, "--fabric", "mpi").stdout)
+        worker = call("GET", up["admin"] + "/v1/status")[1]["workers"][0]["pid"]
+        os.kill(worker, signal.SIGSTOP)  # so that the coordinator is there for longer than the router
+        call("POST", up["admin"] + "/v1/shutdown")
+        wait_until(lambda: not runs(up["router_pid"]), "the router has ended")
+        wait_until(lambda: not runs(up["coordinator_pid"]), "the coordinator has ended")
+        os.kill(worker, signal.SIGCONT)
+        wait_until(lambda: not runs(up["supervisor_pid"]), "everything has ended")
+        self.assertNotIn("again", (self.dir / "up.log").read_text())
+
     def test_of_two_at_once_one_goes_away_and_leaves_the_other_its_state(self):
         flags = [*UP, *FREE_PORTS, "-d", "--fresh", "--run-dir", str(self.dir)]
         both = [subprocess.Popen([BIN / "moiety", *flags], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
