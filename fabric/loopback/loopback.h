@@ -56,6 +56,11 @@ class LoopbackNetwork {
   /// own wait() sees nothing but timeouts and interrupts from then on. A restarted worker is a new
   /// port with a new incarnation.
   void kill(std::uint64_t worker);
+  /// Ends the lanes of a router as SIGKILL would, whatever it is in the midst of: workers learn
+  /// that it is gone, and nothing that it still says arrives. What is left of it here (it runs
+  /// until its lane is destroyed) gets kPeerLost. A restarted router is a new lane; it gets no
+  /// replay of what the former one said or heard.
+  void kill_router(std::uint64_t router);
 
   struct State;
 

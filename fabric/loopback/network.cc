@@ -18,6 +18,7 @@ Direction opposite(Direction direction) {
 
 using loopback::Connection;
 using loopback::Item;
+using loopback::Mailbox;
 using loopback::Pair;
 using loopback::Port;
 using loopback::Way;
@@ -51,10 +52,11 @@ void LoopbackNetwork::State::send(const std::shared_ptr<Connection>& connection,
                                   std::vector<std::byte> payload) {
   Pair& faults = pair(connection->router, connection->worker);
   Way& way = faults.ways[index(direction)];
-  way.history.emplace_back(header, payload);
-  if (way.history.size() > kHistoryMessages) way.history.pop_front();
   // Always draws, so that the n-th message meets the n-th number whatever else happens to it.
   const double drawn = std::uniform_real_distribution<double>(0, 1)(way.random);
+  if (!connection->open[0] || !connection->open[1]) return;
+  way.history.emplace_back(header, payload);
+  if (way.history.size() > kHistoryMessages) way.history.pop_front();
   if (faults.partitioned) return;
   if (way.drop_next > 0) {
     --way.drop_next;
@@ -157,6 +159,23 @@ void LoopbackNetwork::kill(std::uint64_t worker) {
   const std::lock_guard lock(state_->mutex);
   for (const auto& [address, port] : state_->ports) {
     if (port->identity.id == worker && port->alive) state_->kill(*port);
+  }
+}
+
+void LoopbackNetwork::kill_router(std::uint64_t router) {
+  const std::lock_guard lock(state_->mutex);
+  for (const auto& weak : state_->connections) {
+    const auto connection = weak.lock();
+    if (connection == nullptr || connection->router != router) continue;
+    if (!connection->open[index(Direction::kToRouter)]) continue;
+    state_->close(connection, Direction::kToRouter);
+    Mailbox& mailbox = *connection->mailbox[index(Direction::kToRouter)];
+    mailbox.items.emplace(Clock::now(), Item{Item::Type::kLost, connection, {}, {}});
+    mailbox.changed.notify_one();
+  }
+  for (auto& [ids, pair] : state_->pairs) {
+    if (ids.first != router) continue;
+    for (Way& way : pair.ways) way.history.clear();
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <utility>
 #include <variant>
@@ -19,10 +20,16 @@ namespace moiety::testing {
 /// loopback fabric. All but the engines' own callbacks is of the simulation's thread.
 class RealPeers final : public coordinator::Peers {
  public:
+  /// The processes that take turns in one place.
   struct Router {
-    std::uint64_t id = 0;
+    const Embedded* model = nullptr;
+    ClusterMoeOptions moe_options;
+    EngineOptions options;
+    std::uint64_t processes = 0;  // so many so far
+    bool attached = false;        // this process has its id, and a lane under it
+    std::uint64_t id = 0;         // of the last that had one
     std::unique_ptr<ClusterMoe> moe;
-    std::unique_ptr<Engine> engine;
+    std::unique_ptr<Engine> engine;  // null: it is dead
   };
   /// What engines say, from their threads; `router` is a key of the simulation.
   struct Activation {
@@ -42,18 +49,46 @@ class RealPeers final : public coordinator::Peers {
   /// A router that answers with this model, which it has for itself. Its key is the number of those
   /// before it.
   void add_router(const Embedded& model, ClusterMoeOptions moe, const EngineOptions& options) {
-    const int key = static_cast<int>(routers_.size());
     moe.local = LocalExpertOptions{
         model.checkpoint.get(), model.model->dtype(), model.model->variant(), model.pool.get(),
         [](Epoch, const Error& why) { ADD_FAILURE() << "a router reads: " << why.message; }};
-    Router router;
-    router.id = moe.router_id;
-    router.moe = fleet_.make_router(
-        moe, [this, key](WorkerId id, std::uint64_t incarnation, const std::string& why) {
-          say(Suspicion{key, {id, incarnation, why}});
+    Router& router = routers_.emplace_back();
+    router.model = &model;
+    router.moe_options = std::move(moe);
+    router.options = options;
+    start_router(static_cast<int>(routers_.size()) - 1);
+  }
+  /// Another process in the place of one that was killed.
+  void start_router(int key) {
+    Router& router = routers_.at(static_cast<std::size_t>(key));
+    const std::uint64_t process = ++router.processes;
+    {
+      const std::lock_guard lock(mutex_);
+      alive_[key] = process;
+    }
+    router.attached = false;
+    router.moe = std::make_unique<ClusterMoe>(
+        nullptr, router.moe_options,
+        [this, key, process](WorkerId id, std::uint64_t incarnation, const std::string& why) {
+          say(key, process, Suspicion{key, {id, incarnation, why}});
         });
-    router.engine = std::make_unique<Engine>(*model.model, *router.moe, options, nullptr);
-    routers_.push_back(std::move(router));
+    router.engine =
+        std::make_unique<Engine>(*router.model->model, *router.moe, router.options, nullptr);
+  }
+  /// As SIGKILL, in the midst of whatever it does. Its requests have ended after this, each with
+  /// the error that its engine happened to give it.
+  void kill_router(int key) {
+    Router& router = routers_.at(static_cast<std::size_t>(key));
+    {
+      const std::lock_guard lock(mutex_);
+      alive_.erase(key);
+      std::erase_if(said_, [key](const Said& each) {
+        return std::visit([key](const auto& what) { return what.router == key; }, each);
+      });
+    }
+    if (router.attached) fleet_.network().kill_router(router.id);
+    router.engine.reset();
+    router.moe.reset();
   }
 
   std::vector<Router>& routers() { return routers_; }
@@ -91,9 +126,16 @@ class RealPeers final : public coordinator::Peers {
     fleet_.keep_only(id, experts);
   }
   std::uint64_t dispatches(WorkerId id) const override { return fleet_.dispatches(id); }
+  void welcome(int key, RouterId id) override {
+    Router& router = routers_.at(static_cast<std::size_t>(key));
+    if (std::exchange(router.attached, true)) return;
+    router.id = id.value;
+    router.moe->attach(fleet_.make_lane(id.value), id.value);
+  }
   void apply(int router, const EpochView& view) override {
-    engine(router).apply(view, [this, router](Epoch epoch, std::vector<WorkerId> lost) {
-      say(Activation{router, epoch, std::move(lost)});
+    const std::uint64_t process = routers_.at(static_cast<std::size_t>(router)).processes;
+    engine(router).apply(view, [this, router, process](Epoch epoch, std::vector<WorkerId> lost) {
+      say(router, process, Activation{router, epoch, std::move(lost)});
     });
   }
   proto::RouterStats stats(int router) const override {
@@ -109,16 +151,20 @@ class RealPeers final : public coordinator::Peers {
 
  private:
   Engine& engine(int router) const { return *routers_.at(static_cast<std::size_t>(router)).engine; }
-  void say(Said what) {
+  /// What a dead process says is not heard.
+  void say(int router, std::uint64_t process, Said what) {
     const std::lock_guard lock(mutex_);
+    const auto alive = alive_.find(router);
+    if (alive == alive_.end() || alive->second != process) return;
     said_.push_back(std::move(what));
     changed_.notify_all();
   }
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Said> said_;   // guarded by mutex_
-  std::size_t tokens_ = 0;  // guarded by mutex_
+  std::deque<Said> said_;               // guarded by mutex_
+  std::size_t tokens_ = 0;              // guarded by mutex_
+  std::map<int, std::uint64_t> alive_;  // by router: its process; guarded by mutex_
   LoopbackFleet fleet_;
   std::vector<Router> routers_;  // their callbacks use all of the above
 };

@@ -1,7 +1,8 @@
 // A whole cluster in one process under a seeded script of faults: the coordinator's state machine
 // with its clock, real engines and real lane loops over the loopback fabric. Whatever happens, each
-// request ends with exactly the reference's tokens and log-probabilities or with a typed error, and
-// in the end the cluster comes to rest in what was asked for.
+// request ends with exactly the reference's tokens and log-probabilities or with a typed error, or
+// with its router, and in the end the cluster comes to rest in what was asked for. In some seeds
+// only routers fail: there nobody else may notice anything.
 //
 // The control channel, the processes and the coordinator's clock are of one thread and follow from
 // the seed; how far engines and workers get between two of its steps does not.
@@ -16,6 +17,7 @@
 #include <cstdlib>
 #include <future>
 #include <random>
+#include <set>
 
 #include "common/log.h"
 #include "tests/cluster/real_peers.h"
@@ -62,6 +64,7 @@ Outcome outcome_of(const std::vector<SampledToken>& sampled) {
 /// Counted over all seeds.
 struct Counts {
   std::atomic<std::uint64_t> complete{0}, masked{0}, cancelled{0}, lost{0}, late{0}, refused{0};
+  std::atomic<std::uint64_t> died{0}, removed{0}, router_kills{0}, router_cuts{0}, lost_leases{0};
   std::atomic<std::uint64_t> kills{0}, pauses{0}, cuts{0}, drops{0}, control_cuts{0}, crashes{0};
   std::atomic<std::uint64_t> fenced{0}, epochs{0}, changes{0}, failed_changes{0};
   std::atomic<std::uint64_t> retries{0}, redispatches{0}, hedges{0}, stale{0}, local_pairs{0};
@@ -109,6 +112,7 @@ class ClusterSimulation {
         counts_(counts),
         seed_(seed),
         random_(seed),
+        only_routers_fail_(seed % 8 == 0),
         deployments_(reference.deployments),
         peers_(reference.embedded, seed),
         sim_(make_config(), &peers_) {}
@@ -118,7 +122,7 @@ class ClusterSimulation {
     set_up();
     const std::size_t actions = 10 + random_() % 20;
     for (std::size_t i = 0; i < actions; ++i) {
-      submit();
+      for (std::size_t requests = only_routers_fail_ ? 3 : 1; requests > 0; --requests) submit();
       act();
       for (std::size_t ticks = 1 + random_() % 6; ticks > 0; --ticks) tick();
     }
@@ -130,9 +134,12 @@ class ClusterSimulation {
  private:
   struct Sent {
     std::size_t kind = 0;
-    std::size_t router = 0;
+    int router = 0;
+    std::uint64_t process = 0;  // of the router: its incarnation
     Engine::RequestId id = 0;
     bool cancelled = false;
+    bool died = false;  // with its router
+    bool short_of_time = false;
     std::unique_ptr<Heard> heard = std::make_unique<Heard>();
   };
 
@@ -140,6 +147,10 @@ class ClusterSimulation {
   template <class T>
   const T& any(const std::vector<T>& list) {
     return list[random_() % list.size()];
+  }
+  int any_router() { return static_cast<int>(random_() % peers_.routers().size()); }
+  Engine& engine_of(int router) {
+    return *peers_.routers()[static_cast<std::size_t>(router)].engine;
   }
   WorkerId any_worker() {
     return WorkerId{static_cast<std::uint32_t>(random_() % sim_.config.max_workers)};
@@ -170,7 +181,7 @@ class ClusterSimulation {
   }
 
   void set_up() {
-    slow_control_ = chance(40);
+    slow_control_ = chance(40) && !only_routers_fail_;
     crashes_ = chance(30);
     // What is worth having, the reference's bits, is tested with kWait; the other policies are
     // there so that they are crossed with everything else.
@@ -187,7 +198,7 @@ class ClusterSimulation {
       options.kv_cache_bytes =
           8 * KvCache::block_bytes(reference_.embedded.arch(), reference_.embedded.model->dtype());
     }
-    const int num_routers = 1 + static_cast<int>(random_() % 2);
+    const int num_routers = only_routers_fail_ ? 2 : 1 + static_cast<int>(random_() % 2);
     for (int key = 0; key < num_routers; ++key) add_router(key, options);
     if (sim_.config.static_fleet) join_all();
     operations_.push_back(sim_.start(deployments_));
@@ -197,13 +208,19 @@ class ClusterSimulation {
 
   void add_router(int key, const EngineOptions& options) {
     ClusterMoeOptions moe;
-    moe.router_id = 100 + static_cast<std::uint64_t>(key);
     moe.combine = CombineMode::kPerExpert;
     moe.reply = {.floor = 40ms, .cap = 150ms};
     moe.reply.hedge_floor = std::chrono::milliseconds(random_() % 4);  // 0: never
     moe.connect_timeout = 80ms;
+    if (only_routers_fail_) {  // however busy this machine is, nobody is taken for silent
+      moe.reply = {.floor = kBound, .cap = kBound, .hedge_floor = 0ms};
+      moe.connect_timeout = kBound;
+    }
     peers_.add_router(key == 0 ? reference_.embedded : reference_.second, moe, options);
-    EXPECT_EQ(sim_.add_router(static_cast<std::uint32_t>(moe.router_id)), key);
+    const bool has_id = chance(50);
+    EXPECT_EQ(has_id ? sim_.add_router(static_cast<std::uint32_t>(100 + key))
+                     : sim_.add_router_without_id(),
+              key);
   }
 
   /// Somebody starts what a static fleet lacks.
@@ -236,9 +253,9 @@ class ClusterSimulation {
       const auto process = sim_.processes.find(id);
       if (process != sim_.processes.end() && !process->second.frozen && chance(60))
         sim_.deliver(process->second.outbox, process->second.connection);
-      const int key = static_cast<int>(random_() % peers_.routers().size());
+      const int key = any_router();
       if (chance(60)) sim_.step_router(key);
-      if (chance(60)) sim_.deliver(sim_.routers.at(key).outbox, sim_.routers.at(key).connection);
+      if (chance(60)) sim_.deliver_from_router(key);
     }
   }
 
@@ -250,8 +267,16 @@ class ClusterSimulation {
     sim_.tick();
     move_messages();
     if (sim_.config.static_fleet && chance(10)) join_all();
-    for (auto& [key, router] : sim_.routers) {  // well within its lease
-      if (!router.connection && chance(20)) sim_.reconnect_router(key);
+    for (auto& [key, router] : sim_.routers) {
+      if (router.lost_lease && lost_lease_.insert({key, router.incarnation}).second)
+        ++counts_.lost_leases;
+      if (router.dead) {
+        if (chance(20)) start_router(key);
+      } else if (router.cut_off) {
+        router.cut_off = !chance(3);  // one in six outlasts its lease
+      } else if (!router.connection && chance(20)) {
+        sim_.reconnect_router(key);
+      }
     }
     const std::size_t tokens = random_() % 6;
     peers_.wait(tokens, std::chrono::microseconds(random_() % 4000));
@@ -272,18 +297,25 @@ class ClusterSimulation {
   void submit() {
     Sent sent;
     sent.kind = random_() % kKinds;
-    sent.router = random_() % peers_.routers().size();
+    sent.router = any_router();
+    sent.short_of_time = chance(5);
+    if (sim_.routers.at(sent.router).dead) return;  // the client finds nobody there
+    sent.process = sim_.routers.at(sent.router).incarnation;
+    Engine& engine = engine_of(sent.router);
     GenerateRequest request = request_of(sent.kind);
-    request.deadline = Clock::now() + (chance(5) ? 60ms : std::chrono::milliseconds(kBound / 2));
+    request.deadline =
+        Clock::now() + (sent.short_of_time ? 60ms : std::chrono::milliseconds(kBound / 2));
     RequestCallbacks callbacks = sent.heard->callbacks();
     callbacks.on_token = [this, hear = callbacks.on_token](const SampledToken& token) {
       peers_.count_token();
       return hear(token);
     };
-    const auto id =
-        peers_.routers()[sent.router].engine->submit(std::move(request), std::move(callbacks));
+    const bool new_here = engine.epoch().value == 0;
+    const auto id = engine.submit(std::move(request), std::move(callbacks));
     if (!id) {  // not deployed just now
-      EXPECT_EQ(id.error().code, ErrorCode::kNotFound) << id.error().message;
+      EXPECT_TRUE(id.error().code == ErrorCode::kNotFound ||
+                  (new_here && id.error().code == ErrorCode::kUnavailable))
+          << id.error().message;
       ++counts_.refused;
       return;
     }
@@ -293,13 +325,52 @@ class ClusterSimulation {
 
   void act() {
     const std::uint64_t die = random_() % 100;
-    if (die < 40) return disturb_lanes();
-    if (die < 75) return disturb_processes();
+    if (only_routers_fail_ ? die < 40 : die < 6) return disturb_routers();
+    if (!only_routers_fail_ && die < 43) return disturb_lanes();
+    if (!only_routers_fail_ && die < 75) return disturb_processes();
     if (die < 95) return ask_for_change();
     if (sent_.empty()) return;
     Sent& one = sent_[random_() % sent_.size()];
+    if (one.process != sim_.routers.at(one.router).incarnation || one.died) return;
     one.cancelled = true;
-    peers_.routers()[one.router].engine->cancel(one.id);
+    engine_of(one.router).cancel(one.id);
+  }
+
+  void disturb_routers() {
+    const int key = any_router();
+    coordinator::Simulation::Router& router = sim_.routers.at(key);
+    if (router.dead) return start_router(key);
+    switch (random_() % 6) {
+      case 0:
+      case 1:
+      case 2:
+        kill_router(key);
+        if (chance(70)) start_router(key);
+        return;
+      case 3:
+      case 4:  // from the coordinator alone, which hears of it or not
+        ++counts_.router_cuts;
+        router.cut_off = true;
+        if (chance(50)) sim_.close_router(key);
+        return;
+      case 5:
+        router.cut_off = false;
+    }
+  }
+
+  void kill_router(int key) {
+    ++counts_.router_kills;
+    for (Sent& sent : sent_) {
+      const bool its = sent.router == key && sent.process == sim_.routers.at(key).incarnation;
+      sent.died |= its && !sent.heard->ended();
+    }
+    sim_.kill_router(key, /*unseen=*/chance(30));
+    peers_.kill_router(key);
+  }
+
+  void start_router(int key) {
+    peers_.start_router(key);
+    sim_.start_router(key);
   }
 
   void disturb_lanes() {
@@ -350,8 +421,7 @@ class ClusterSimulation {
         return;
       case 5:
         ++counts_.control_cuts;
-        if (chance(50))
-          return sim_.close_router(static_cast<int>(random_() % peers_.routers().size()));
+        if (chance(50)) return sim_.close_router(any_router());
         if (runs && process->second.connection) sim_.break_connection(id);
         return;
       case 6:
@@ -401,6 +471,10 @@ class ClusterSimulation {
     slow_control_ = false;
     sim_.load_error.reset();
     sim_.loads_hang = false;
+    for (auto& [key, router] : sim_.routers) {
+      router.cut_off = false;
+      if (router.dead) start_router(key);
+    }
     thaw();
     for (const RealPeers::Router& router : peers_.routers()) {
       for (std::uint32_t id = 0; id < sim_.config.max_workers; ++id) {
@@ -436,11 +510,20 @@ class ClusterSimulation {
                        [this](const OperationId& id) { return sim_.done(id); });
   }
 
-  /// Every process holds what is placed on it, and every router uses the published epoch.
+  /// Every process holds what is placed on it, every router uses the published epoch, and the
+  /// coordinator knows no router and no epoch besides.
   bool at_rest() const {
     const EpochView& view = *sim_.state.published();
-    if (!sim_.status().ready || view.workers.size() != view.placement.workers().size())
-      return false;
+    const coordinator::ClusterStatus status = sim_.status();
+    if (!status.ready || view.workers.size() != view.placement.workers().size()) return false;
+    if (status.epochs.size() != 1 || status.routers.size() != sim_.routers.size()) return false;
+    for (const auto& [key, router] : sim_.routers) {
+      const auto known = std::find_if(
+          status.routers.begin(), status.routers.end(), [&router = router](const auto& each) {
+            return each.id == router.id && each.pid == router.pid && each.connected;
+          });
+      if (known == status.routers.end()) return false;
+    }
     if (!sim_.config.static_fleet && sim_.running() != view.placement.workers()) return false;
     for (const auto& [id, process] : sim_.processes) {
       const auto placed = view.placement.experts_of(id);
@@ -462,9 +545,13 @@ class ClusterSimulation {
     for (const Sent& sent : sent_) {
       if (sent.heard->ended()) check(sent, sent.heard->wait_end());
     }
-    for (RealPeers::Router& router : peers_.routers()) {
+    for (auto& [key, process] : sim_.routers) {
+      RealPeers::Router& router = peers_.routers()[static_cast<std::size_t>(key)];
       const Engine::Load load = router.engine->load();
       EXPECT_EQ(load.running + load.waiting + load.parked, 0u);
+      if (only_routers_fail_ && !lost_lease_.contains({key, process.incarnation})) {
+        EXPECT_EQ(load.retries, 0u) << "router " << key << " missed experts";
+      }
       EXPECT_EQ(load.scheduler.kv_blocks_used, 0);
       counts_.retries += load.retries;
       router.engine.reset();
@@ -473,6 +560,10 @@ class ClusterSimulation {
       counts_.hedges += stats.hedges_won;
       counts_.stale += stats.stale_dropped;
       counts_.local_pairs += stats.local_pairs;
+    }
+    if (only_routers_fail_) {
+      for (const coordinator::WorkerStatus& each : sim_.status().workers)
+        EXPECT_EQ(each.losses, 0u) << "worker " << each.id.value << ": " << each.last_loss;
     }
     counts_.fenced += sim_.kills;
     counts_.epochs += sim_.state.published()->placement.epoch.value;
@@ -486,6 +577,13 @@ class ClusterSimulation {
     const auto policy = deployments_[sent.kind % 3].on_missing;
     const std::string where =
         "a request of kind " + std::to_string(sent.kind) + ": " + finish.error.message;
+    const bool lost_lease = lost_lease_.contains({sent.router, sent.process});
+    if (only_routers_fail_ && !sent.died && !lost_lease) {
+      EXPECT_TRUE(finish.reason != FinishReason::kError ||
+                  (sent.short_of_time && finish.error.code == ErrorCode::kDeadlineExceeded))
+          << where;
+      EXPECT_EQ(finish.masked_experts, 0) << where;
+    }
     if (finish.masked_experts > 0) {
       EXPECT_EQ(policy, MissingPolicy::kMask) << where;
       ++counts_.masked;
@@ -494,6 +592,10 @@ class ClusterSimulation {
     // Whatever came is a beginning of the reference's answer.
     ASSERT_LE(outcome.size(), whole.size()) << where;
     EXPECT_TRUE(std::equal(outcome.begin(), outcome.end(), whole.begin())) << where;
+    if (sent.died) {  // its client lost the connection
+      ++counts_.died;
+      return;
+    }
     switch (finish.reason) {
       case FinishReason::kLength:
         EXPECT_EQ(outcome.size(), whole.size()) << where;
@@ -507,6 +609,10 @@ class ClusterSimulation {
         if (finish.error.code == ErrorCode::kWorkerLost) {
           EXPECT_EQ(policy, MissingPolicy::kFail) << where;
           ++counts_.lost;
+        } else if (finish.error.code == ErrorCode::kNotFound) {
+          // Only an undeploy that could not wait for this router ends its requests.
+          EXPECT_TRUE(lost_lease) << where;
+          ++counts_.removed;
         } else {
           EXPECT_EQ(finish.error.code, ErrorCode::kDeadlineExceeded) << where;
           ++counts_.late;
@@ -521,12 +627,14 @@ class ClusterSimulation {
   Counts& counts_;
   const std::uint64_t seed_;
   std::mt19937_64 random_;
+  const bool only_routers_fail_;
   std::vector<Deployment> deployments_;
   bool slow_control_ = false;
   bool crashes_ = false;
   bool last_deployed_ = false;
   std::map<std::pair<std::uint64_t, std::uint64_t>, bool> cut_;
-  std::vector<Sent> sent_;  // outlives the engines, which call back
+  std::set<std::pair<int, std::uint64_t>> lost_lease_;  // routers' keys and incarnations
+  std::vector<Sent> sent_;                              // outlives the engines, which call back
   RealPeers peers_;
   std::vector<OperationId> operations_;
   coordinator::Simulation sim_;
@@ -542,14 +650,14 @@ unsigned long long shown(const std::atomic<std::uint64_t>& count) { return count
 void print(const Counts& c) {
   std::printf(
       "requests: %llu complete, %llu masked, %llu cancelled, %llu worker_lost, %llu late, "
-      "%llu refused\n",
+      "%llu removed, %llu died with their router, %llu refused\n",
       shown(c.complete), shown(c.masked), shown(c.cancelled), shown(c.lost), shown(c.late),
-      shown(c.refused));
+      shown(c.removed), shown(c.died), shown(c.refused));
   std::printf(
       "faults: %llu kills, %llu pauses, %llu cuts, %llu drops, %llu control connections, "
-      "%llu coordinators\n",
+      "%llu coordinators, %llu routers killed, %llu cut off and %llu beyond their lease\n",
       shown(c.kills), shown(c.pauses), shown(c.cuts), shown(c.drops), shown(c.control_cuts),
-      shown(c.crashes));
+      shown(c.crashes), shown(c.router_kills), shown(c.router_cuts), shown(c.lost_leases));
   std::printf("coordinator: %llu epochs, %llu changes and %llu that failed, %llu workers fenced\n",
               shown(c.epochs), shown(c.changes), shown(c.failed_changes), shown(c.fenced));
   std::printf(
@@ -585,12 +693,15 @@ TEST(ClusterSimulation, EveryRequestEndsRightOrWithATypedError) {
   if (first == last) return;
   // The faults are there, and the cluster survives them.
   const std::uint64_t ended =
-      counts.complete + counts.masked + counts.cancelled + counts.lost + counts.late;
+      counts.complete + counts.masked + counts.cancelled + counts.lost + counts.late + counts.died;
   EXPECT_GT(counts.complete, ended / 2);
   EXPECT_GT(counts.masked, 0u);
   EXPECT_GT(counts.lost, 0u);
   EXPECT_GT(counts.fenced, count / 4);
   EXPECT_GT(counts.changes, count);
+  EXPECT_GT(counts.router_kills, count / 4);
+  EXPECT_GT(counts.died, count / 20);
+  EXPECT_GT(counts.lost_leases, count / 20);
   // These three also depend on how the machine schedules threads: far below what is usual.
   EXPECT_GT(counts.retries, count / 10);
   EXPECT_GT(counts.redispatches, count / 10);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace moiety::coordinator {
 
@@ -121,7 +122,7 @@ void Simulation::crash_coordinator() {
     process.outbox.clear();  // what it was sent before, it does
   }
   for (auto& [key, router] : routers) {
-    if (router.connection) router.cut_off_at = now;
+    if (router.connection) router.kept_until = now + config.reconnect_grace;
     router.connection.reset();
     router.inbox.clear();
     router.outbox.clear();
@@ -183,12 +184,43 @@ proto::Hello Simulation::hello(proto::Role role,
 }
 
 int Simulation::add_router(std::optional<std::uint32_t> id) {
+  Router router;
+  router.id = RouterId{id.value_or(static_cast<std::uint32_t>(router_keys_))};
+  return add_router(std::move(router));
+}
+
+int Simulation::add_router_without_id() {
+  Router router;
+  router.has_id_of_its_own = false;
+  return add_router(std::move(router));
+}
+
+int Simulation::add_router(Router router) {
   const int key = router_keys_++;
-  Router& router = routers[key];
-  router.pid = ++pids_;
-  router.id = RouterId{id.value_or(static_cast<std::uint32_t>(key))};
-  reconnect_router(key);
+  routers[key] = std::move(router);
+  start_router(key);
   return key;
+}
+
+void Simulation::start_router(int key) {
+  Router& router = routers.at(key);
+  router.dead = router.frozen = router.cut_off = false;
+  router.welcomed = router.told_to_end = router.lost_lease = false;
+  router.pid = ++pids_;
+  router.incarnation = ++router_incarnations_;
+  router.active = {};
+  reconnect_router(key);
+}
+
+void Simulation::kill_router(int key, bool unseen) {
+  Router& router = routers.at(key);
+  trace.push_back(fmt::format("router {} is killed{}", router.id.value, unseen ? ", unseen" : ""));
+  if (!unseen) close_router(key);
+  router.dead = true;
+  router.connection.reset();
+  router.inbox.clear();
+  router.outbox.clear();
+  router.usable.clear();
 }
 
 void Simulation::reconnect_router(int key) {
@@ -196,7 +228,8 @@ void Simulation::reconnect_router(int key) {
   router.connection = new_connection();
   router.inbox.clear();
   router.outbox.clear();
-  proto::Hello hello = this->hello(proto::Role::kRouter, router.id.value, 1);
+  proto::Hello hello = this->hello(proto::Role::kRouter, router.id.value, router.incarnation);
+  if (!router.has_id_of_its_own && !router.welcomed) hello.id.reset();
   hello.pid = router.pid;
   if (peers_ != nullptr)
     use_epoch(router, peers_->stats(key).epoch);  // it may not have said so yet
@@ -209,7 +242,7 @@ void Simulation::close_router(int key) {
   if (!router.connection) return;
   const ConnectionId connection = *router.connection;
   router.connection.reset();
-  router.cut_off_at = now;
+  router.kept_until = now + config.lease_ttl;
   router.inbox.clear();
   router.outbox.clear();
   std::erase_if(router.usable,
@@ -315,12 +348,22 @@ void Simulation::check_publish(const EpochView& view) {
   }
 }
 
+void Simulation::check_new_router(const Router& router) {
+  const ClusterStatus status = state.status(now);
+  const auto known = std::find_if(status.routers.begin(), status.routers.end(),
+                                  [&](const RouterStatus& each) { return each.id == router.id; });
+  ASSERT_NE(known, status.routers.end()) << tail();
+  EXPECT_EQ(known->pid, router.pid) << tail();
+  EXPECT_EQ(known->epoch, router.active) << "of a former process" << tail();
+  EXPECT_EQ(known->stats.epoch, Epoch{}) << "of a former process" << tail();
+}
+
 void Simulation::check_kept(WorkerId id,
                             std::uint64_t incarnation,
                             const std::set<ExpertId>& kept) {
   for (const auto& [key, router] : routers) {
-    // One that did not come back to a new coordinator in time is beyond anybody's knowledge.
-    if (!router.connection && now - router.cut_off_at >= config.reconnect_grace) continue;
+    // One that did not come back in time is beyond anybody's knowledge.
+    if (!router.connection && now >= router.kept_until) continue;
     for (const EpochView& view : router.usable) {
       const bool named =
           std::any_of(view.workers.begin(), view.workers.end(), [&](const WorkerEndpoint& each) {
@@ -428,6 +471,22 @@ void Simulation::perform(const Action& action) {
     }
     for (auto& [key, router] : routers) {
       if (router.connection != send->connection) continue;
+      if (const auto* welcome = std::get_if<proto::Welcome>(&send->message)) {
+        const RouterId id{welcome->assigned_id};
+        if (router.has_id_of_its_own || router.welcomed) {
+          EXPECT_EQ(id, router.id) << "it has another id now" << tail();
+        } else {
+          EXPECT_FALSE(router_ids_.contains(id))
+              << "router " << id.value << " was another" << tail();
+          router.id = id;
+        }
+        if (!std::exchange(router.welcomed, true)) check_new_router(router);
+        router_ids_.insert(id);
+      }
+      if (const auto* refuse = std::get_if<proto::Refuse>(&send->message)) {
+        EXPECT_EQ(refuse->error.code, ErrorCode::kUnavailable)
+            << "a router ends: " << refuse->error.message << tail();
+      }
       if (const auto* publish = std::get_if<proto::PublishEpoch>(&send->message)) {
         EXPECT_GE(publish->view.placement.epoch, router.active)
             << "an epoch ran backwards" << tail();
@@ -437,6 +496,12 @@ void Simulation::perform(const Action& action) {
     }
   } else if (const auto* close = std::get_if<CloseConnection>(&action)) {
     closing_.push_back(close->connection);
+    for (auto& [key, router] : routers) {
+      // Fenced by its lease: stale replies are its own affair.
+      if (router.connection != close->connection) continue;
+      router.usable.clear();
+      router.lost_lease = router.welcomed;
+    }
   } else if (const auto* accept = std::get_if<AcceptOperation>(&action)) {
     accepted.insert(accept->operation);
   } else if (const auto* complete = std::get_if<CompleteOperation>(&action)) {
@@ -498,12 +563,14 @@ bool Simulation::step_process(WorkerId id) {
 
 bool Simulation::step_router(int key) {
   Router& router = routers.at(key);
-  if (!router.connection || router.frozen || router.inbox.empty()) return false;
+  if (!router.connection || router.frozen || router.cut_off || router.inbox.empty()) return false;
   if (!router.confirms && std::holds_alternative<proto::PublishEpoch>(router.inbox.front()))
     return false;
   const proto::ControlMessage message = std::move(router.inbox.front());
   router.inbox.pop_front();
-  if (const auto* publish = std::get_if<proto::PublishEpoch>(&message)) {
+  if (const auto* welcome = std::get_if<proto::Welcome>(&message)) {
+    if (peers_ != nullptr) peers_->welcome(key, RouterId{welcome->assigned_id});
+  } else if (const auto* publish = std::get_if<proto::PublishEpoch>(&message)) {
     if (peers_ != nullptr) {
       peers_->apply(key, publish->view);
     } else {
@@ -513,6 +580,11 @@ bool Simulation::step_router(int key) {
     router.told_to_end = true;
   }
   return true;
+}
+
+bool Simulation::deliver_from_router(int key) {
+  Router& router = routers.at(key);
+  return !router.cut_off && deliver(router.outbox, router.connection);
 }
 
 bool Simulation::deliver(std::deque<proto::ControlMessage>& outbox,
@@ -543,10 +615,7 @@ void Simulation::run() {
         if (process.connection == connection) process.connection.reset();
       }
       for (auto& [key, router] : routers) {
-        if (router.connection == connection) {
-          router.connection.reset();
-          router.usable.clear();  // fenced by its lease: stale replies are its own affair
-        }
+        if (router.connection == connection) router.connection.reset();
       }
       event(PeerClosed{connection, "closed by us"});
       moved = true;
@@ -560,13 +629,15 @@ void Simulation::run() {
     }
     for (auto& [key, router] : routers) {
       moved |= step_router(key);
-      moved |= deliver(router.outbox, router.connection);
+      moved |= deliver_from_router(key);
     }
   }
 }
 
 void Simulation::pass_time() {
   now += milliseconds(50);
+  for (auto& [key, router] : routers)
+    router.lost_lease |= !router.dead && !router.connection && now >= router.kept_until;
   if (now.time_since_epoch() % milliseconds(200) != Clock::duration::zero()) return;
   for (auto& [id, process] : processes) {
     if (!process.connection || process.frozen) continue;

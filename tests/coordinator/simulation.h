@@ -25,6 +25,8 @@ class Peers {
   virtual void keep_only(WorkerId id, const std::vector<ExpertId>& experts) = 0;
   /// Lane messages that it has answered.
   virtual std::uint64_t dispatches(WorkerId id) const = 0;
+  /// A router hears its id, with every Welcome.
+  virtual void welcome(int router, RouterId id) = 0;
   /// Hands a router a view. Simulation::confirm() says when its steps use it.
   virtual void apply(int router, const EpochView& view) = 0;
   virtual proto::RouterStats stats(int router) const = 0;
@@ -52,14 +54,21 @@ class Simulation {
     std::set<ExpertId> resident;
     std::deque<proto::ControlMessage> inbox, outbox;
   };
+  /// The processes that take turns in one place, with the same --id if that has one.
   struct Router {
-    RouterId id;
+    RouterId id;  // that it was started with, or was given
+    bool has_id_of_its_own = true;
+    bool welcomed = false;  // this process knows its id
+    std::uint64_t incarnation = 0;
     std::int64_t pid = 0;
     std::optional<ConnectionId> connection;
-    bool frozen = false;
+    bool dead = false;     // the process has ended and no other one has begun
+    bool frozen = false;   // does nothing
+    bool cut_off = false;  // from the coordinator: nothing comes through, and neither side knows
     bool confirms = true;  // answers PublishEpoch
     bool told_to_end = false;
-    Clock::time_point cut_off_at;   // without a connection since a crash of the coordinator
+    bool lost_lease = false;        // this process has been forgotten, and lives
+    Clock::time_point kept_until;   // without a connection: what it uses is kept until then
     std::vector<EpochView> usable;  // the active view, if any, then those it may switch to
     Epoch active;
     std::map<std::string, std::uint64_t> running;
@@ -91,8 +100,14 @@ class Simulation {
   void crash_coordinator();
   /// The next event's actions are executed up to this many only, then the coordinator crashes.
   void crash_within_next_event(std::size_t actions) { crash_after_ = actions; }
-  /// A router connects; gives its key in `routers`.
+  /// A router connects; gives its key in `routers`. Without an id, that is its key.
   int add_router(std::optional<std::uint32_t> id = std::nullopt);
+  /// One that the coordinator gives an id.
+  int add_router_without_id();
+  /// kill -9 of a router. Unseen (its host vanished), the coordinator hears nothing of its end.
+  void kill_router(int key, bool unseen = false);
+  /// Another process takes the place of one that was killed.
+  void start_router(int key);
   void reconnect_router(int key);
   void close_router(int key);
   void heartbeat_router(int key);
@@ -132,10 +147,9 @@ class Simulation {
   bool step_process(WorkerId id);
   bool step_router(int key);
   bool deliver(std::deque<proto::ControlMessage>& outbox, std::optional<ConnectionId> connection);
+  bool deliver_from_router(int key);
   /// Delivers one message of a router, or lets the router take one.
-  bool deliver_one(int key) {
-    return deliver(routers.at(key).outbox, routers.at(key).connection) || step_router(key);
-  }
+  bool deliver_one(int key) { return deliver_from_router(key) || step_router(key); }
   void tick();
 
   ClusterConfig config;
@@ -165,8 +179,11 @@ class Simulation {
   void perform(const Action& action);
   void check_load(WorkerId id, const Process& process, const proto::LoadExperts& load);
   void check_publish(const EpochView& view);
+  /// Nothing is known of a process that has just been let in but what it said.
+  void check_new_router(const Router& router);
   /// No router may use a view that needs what this worker is about to lose.
   void check_kept(WorkerId id, std::uint64_t incarnation, const std::set<ExpertId>& kept);
+  int add_router(Router router);
   void begin_process(WorkerId id, std::uint64_t incarnation);
   Process take_process(WorkerId id);
   void use_epoch(Router& router, Epoch epoch);
@@ -188,6 +205,8 @@ class Simulation {
   std::map<std::pair<WorkerId, std::uint64_t>, std::set<ExpertId>> told_;
   std::int64_t pids_ = 1000;
   int router_keys_ = 0;
+  std::uint64_t router_incarnations_ = 0;
+  std::set<RouterId> router_ids_;  // of all that were ever welcome
   Epoch last_published_;
   // What each incarnation confirmed to the state machine and was not told to drop since.
   std::map<std::pair<WorkerId, std::uint64_t>, std::set<ExpertId>> confirmed_;

@@ -133,7 +133,7 @@ void fuzz(std::uint32_t seed, const Scenario& scenario) {
       }
       if (const int key = random_router(); key >= 0) {
         if (chance(60)) sim.step_router(key);
-        if (chance(60)) sim.deliver(sim.routers.at(key).outbox, sim.routers.at(key).connection);
+        if (chance(60)) sim.deliver_from_router(key);
       }
     }
     if (chance(30)) sim.advance(std::chrono::milliseconds(50 * (1 + random() % 6)));

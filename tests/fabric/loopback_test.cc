@@ -138,6 +138,41 @@ TEST(LoopbackFaults, KilledPortHearsAndSaysNothing) {
   EXPECT_EQ(port->wait(generous()).type, Event::Type::kInterrupted);
 }
 
+TEST(LoopbackFaults, AKilledRoutersLanesEndAndTheOthersStay) {
+  Pairing pairing;
+  const auto other = pairing.network.make_router_lane(router_identity(kRouter + 1));
+  ASSERT_TRUE(connect_now(*other, pairing.worker.address(), kWorker, 1, generous()));
+  pairing.send(1);
+  EXPECT_EQ(pairing.expect_step(), 1u);
+  pairing.network.kill_router(kRouter);
+  EXPECT_EQ(pairing.lane->wait(generous()).type, Event::Type::kPeerLost);
+
+  // Its successor hears nothing of what was said to it.
+  const auto restarted = pairing.network.make_router_lane(router_identity(kRouter));
+  ASSERT_TRUE(connect_now(*restarted, pairing.worker.address(), kWorker, 1, generous()));
+  EXPECT_FALSE(pairing.network.replay(kRouter, kWorker, Direction::kToRouter, 0));
+  ASSERT_TRUE(restarted->send(kWorker, dispatch_header(kRouter, 2), {}));
+  EXPECT_EQ(Pairing::step_of(restarted->wait(generous())), 2u);
+
+  ASSERT_TRUE(other->send(kWorker, dispatch_header(kRouter + 1, 3), {}));
+  EXPECT_EQ(Pairing::step_of(other->wait(generous())), 3u);
+}
+
+TEST(LoopbackFaults, AWorkerHearsThatARouterWasKilledAndNothingMoreOfIt) {
+  LoopbackNetwork network;
+  const auto port = network.make_port(worker_identity(kWorker));
+  const auto lane = network.make_router_lane(router_identity(kRouter));
+  lane->connect(port->address(), kWorker, 1, generous());
+  EXPECT_EQ(port->wait(in(milliseconds(5))).type, Event::Type::kTimeout);  // greets
+  ASSERT_EQ(lane->wait(generous()).type, Event::Type::kConnected);
+  network.kill_router(kRouter);
+  (void)lane->send(kWorker, dispatch_header(kRouter, 1), {});  // it does not know yet
+  const Event lost = port->wait(generous());
+  EXPECT_EQ(lost.type, Event::Type::kPeerLost);
+  EXPECT_EQ(port->wait(in(milliseconds(5))).type, Event::Type::kTimeout);
+  EXPECT_FALSE(port->send(lost.peer, dispatch_header(kRouter, 1), {}));
+}
+
 TEST(LoopbackFaults, PartitionIsSilentUntilItEnds) {
   Pairing pairing;
   pairing.network.set_partition(kRouter, kWorker, true);

@@ -76,8 +76,11 @@ class LoopbackFleet {
 
   /// A router's backend. It must not outlive the fleet.
   std::unique_ptr<ClusterMoe> make_router(ClusterMoeOptions options, SuspectCallback on_suspect) {
-    return std::make_unique<ClusterMoe>(network_.make_router_lane({options.router_id, 0, kToken}),
-                                        options, std::move(on_suspect));
+    return std::make_unique<ClusterMoe>(make_lane(options.router_id), options,
+                                        std::move(on_suspect));
+  }
+  std::unique_ptr<fabric::RouterLane> make_lane(std::uint64_t router_id) {
+    return network_.make_router_lane({router_id, 0, kToken});
   }
   fabric::LoopbackNetwork& network() { return network_; }
 
