@@ -52,8 +52,8 @@ std::string format_fleet(const json::value& status) {
   if (const auto experts = count(status.at("router_experts")); experts > 0)
     out += fmt::format("every router holds {} experts itself, within {}\n", experts,
                        bytes(status.at("router_expert_bytes")));
-  if (const auto missing = count(status.at("experts_missing")); missing > 0)
-    out += fmt::format("NOT READY: {} experts are on no worker that serves\n", missing);
+  if (const json::value& why = status.at("not_ready"); why.is_string())
+    out += "NOT READY: " + text(why) + "\n";
   if (status.at("epochs").as_array().size() > 1) {
     out += "epochs in use:";
     for (const json::value& epoch : status.at("epochs").as_array()) {

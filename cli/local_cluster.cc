@@ -317,6 +317,17 @@ bool LocalCluster::find_routers() {
   return true;
 }
 
+bool LocalCluster::routers_have_said_so() const {
+  const auto status = AdminClient(admin_url_).call("GET", "/v1/status", "", kCallTimeout);
+  if (!status) return false;
+  const auto& routers = status->at("routers").as_array();
+  return std::all_of(router_pids_.begin(), router_pids_.end(), [&](pid_t pid) {
+    return std::any_of(routers.begin(), routers.end(), [pid](const boost::json::value& router) {
+      return router.at("pid") == pid && router.at("epoch") != 0;
+    });
+  });
+}
+
 Result<void> LocalCluster::check_alive() {
   if (const auto status = coordinator_.front().poll()) {
     return *status == 0 ? fail(ErrorCode::kUnavailable, "the cluster was ended while it started")
@@ -454,6 +465,8 @@ Result<void> LocalCluster::launch(const LocalClusterOptions& options, Progress& 
       return ready && ready->status == 200;
     });
   }));
+  // What they told the coordinator may still be under way, and it would say that nobody serves.
+  MOIETY_TRY(wait_for("the coordinator to hear of it", [&] { return routers_have_said_so(); }));
   return clear_unfinished(run_dir_);
 }
 

@@ -99,6 +99,8 @@ class LocalCluster {
   void forget_world();
   /// The routers that the coordinator knows, by id; false when it does not answer.
   bool find_routers();
+  /// Whether the coordinator knows of each of these routers that it uses an epoch.
+  bool routers_have_said_so() const;
   /// Writes down which of others_ run now, if that has changed.
   Result<void> note_others();
   /// An error if a process has ended; used while the cluster starts.

@@ -70,7 +70,8 @@ void add_cluster(Page& page, const ClusterStatus& status) {
   page.gauge("moiety_coordinator_epoch", "Number of the published epoch", status.epoch.value);
   page.gauge("moiety_coordinator_epochs_in_use", "Epochs that some router may use",
              status.epochs.size());
-  page.gauge("moiety_cluster_ready", "1: every expert that is needed is on a worker that serves",
+  page.gauge("moiety_cluster_ready",
+             "1: a router serves, and every expert that is needed is on a worker that serves",
              status.ready ? 1 : 0);
   page.gauge("moiety_fleet_expert_bytes_resident", "Expert bytes in memory, all workers together",
              status.bytes_resident);

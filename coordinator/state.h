@@ -337,6 +337,7 @@ class ClusterState {
   bool comes_back(WorkerId id) const;
   bool is_missed(WorkerId id) const;
   void count_missing(ClusterStatus& status) const;
+  std::string why_not_ready(std::uint64_t experts_missing) const;
 
   Worker& worker(WorkerId id) { return workers_[id.value]; }
   const Worker& worker(WorkerId id) const { return workers_[id.value]; }

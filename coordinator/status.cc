@@ -244,6 +244,24 @@ void ClusterState::count_missing(ClusterStatus& status) const {
   }
 }
 
+/// Why requests cannot be served; "" when they can.
+std::string ClusterState::why_not_ready(std::uint64_t experts_missing) const {
+  if (shutting_down_) return "the cluster is shutting down";
+  if (published() == nullptr) {
+    return change_ ? "nothing is served yet; waiting for " + waiting_for()
+                   : std::string("nothing is served yet");
+  }
+  if (experts_missing > 0)
+    return fmt::format("{} experts are on no worker that serves", experts_missing);
+  bool connected = false;
+  for (const auto& [id, router] : routers_) {
+    if (!router.connection) continue;
+    if (router.active.value != 0) return "";
+    connected = true;
+  }
+  return connected ? "no router uses an epoch yet" : "no router is connected";
+}
+
 ClusterStatus ClusterState::status(Clock::time_point now) const {
   ClusterStatus status;
   status.served_name = config_.served_name;
@@ -304,7 +322,8 @@ ClusterStatus ClusterState::status(Clock::time_point now) const {
     }
   }
   count_missing(status);
-  status.ready = published() != nullptr && status.experts_missing == 0 && !shutting_down_;
+  status.not_ready = why_not_ready(status.experts_missing);
+  status.ready = status.not_ready.empty();
   for (const EpochView& view : history_) {
     EpochStatus epoch{view.placement.epoch, {}, {}};
     for (const WorkerEndpoint& each : view.workers) epoch.workers.push_back(each.id);

@@ -120,8 +120,10 @@ struct LostWorker {
 struct ClusterStatus {
   std::string served_name;
   std::string fingerprint;
-  /// An epoch is published and each expert of it is on a worker that serves.
+  /// An epoch is published, each expert of it is on a worker that serves, and a router is connected
+  /// that uses an epoch.
   bool ready = false;
+  std::string not_ready;  ///< why it is not; "" when it is
   bool shutting_down = false;
   Epoch epoch;
   planner::PlacementPolicy policy = planner::PlacementPolicy::kMembership;

@@ -130,6 +130,7 @@ std::string status_json(const ClusterStatus& status,
   json::object object{{"model", text(status.served_name)},
                       {"fingerprint", text(status.fingerprint)},
                       {"ready", status.ready},
+                      {"not_ready", nullptr},
                       {"shutting_down", status.shutting_down},
                       {"epoch", status.epoch.value},
                       {"policy", text(planner::policy_name(status.policy))},
@@ -142,6 +143,7 @@ std::string status_json(const ClusterStatus& status,
                       {"router_experts", status.router_experts},
                       {"replicas_missing", status.replicas_missing},
                       {"experts_missing", status.experts_missing}};
+  if (!status.ready) object["not_ready"] = text(status.not_ready);
   json::array epochs;
   for (const EpochStatus& each : status.epochs) {
     json::array routers;

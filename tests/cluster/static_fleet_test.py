@@ -103,6 +103,11 @@ class Fleet:
     def status(self):
         return self.ask("GET", "/v1/status")
 
+    def shown(self):
+        """What `moiety status` prints."""
+        return subprocess.run([self.bin / "moiety", "status", "--admin", self.admin], env=self.environment, text=True, capture_output=True,
+                              check=True, timeout=30).stdout
+
     def workers(self):
         """Pids of those that serve, by id."""
         return {w["id"]: w["pid"] for w in self.status()["workers"] if w["state"] == "serving"}
@@ -207,6 +212,11 @@ def check_ids(bin_dir, expected):
             refused = fleet.start("refused", fleet.bin / "moiety-router", *fleet.common, "--port", 0, "--id", 4294967295)
             assert refused.wait(timeout=30) == 1
             fleet.find("refused", r"router id 4294967295 is above 2147483647: give this router a smaller --id, or none")
+
+            assert fleet.status()["ready"] and "NOT READY" not in fleet.shown(), fleet.shown()
+            os.kill(*fleet.router_pids.values(), signal.SIGKILL)
+            wait_until(lambda: "NOT READY: no router is connected\n" in fleet.shown(), "the status says what is missing")
+            assert not fleet.status()["ready"]
             print("ids: fine")
         except BaseException:
             print(fleet.logs())

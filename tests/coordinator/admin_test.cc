@@ -260,6 +260,7 @@ TEST_F(StatusTest, SaysWhatRuns) {
   EXPECT_EQ(all.at("model").as_string(), "tiny");
   EXPECT_EQ(all.at("fingerprint").as_string(), "fingerprint-a");
   EXPECT_TRUE(all.at("ready").as_bool());
+  EXPECT_TRUE(all.at("not_ready").is_null());
   EXPECT_EQ(all.at("policy").as_string(), "membership");
   EXPECT_EQ(all.at("max_workers").as_int64(), 4);
   ASSERT_EQ(all.at("workers").as_array().size(), 4u);
@@ -297,6 +298,7 @@ TEST_F(StatusTest, SaysWhatIsLostAndWhom) {
   sim.kill_process(WorkerId{python_worker});
   const json::value all = status();
   EXPECT_FALSE(all.at("ready").as_bool());
+  EXPECT_EQ(all.at("not_ready").as_string(), "12 experts are on no worker that serves");
   ASSERT_EQ(all.at("lost").as_array().size(), 1u);
   EXPECT_EQ(all.at("lost").at(0).at("worker").as_int64(), python_worker);
   EXPECT_EQ(all.at("lost").at(0).at("deployments").as_array().size(), 2u);

@@ -288,7 +288,7 @@ TEST_F(RuntimeTest, AnotherCoordinatorGoesOnWithTheState) {
   EXPECT_EQ(after.admin_address, before.admin_address);
   EXPECT_EQ(after.token, before.token);
   EXPECT_TRUE(get(after, "/v1/status").at("restored").as_bool());
-  EXPECT_TRUE(wait_until([&] { return get(after, "/v1/status").at("ready").as_bool(); }));
+  EXPECT_TRUE(wait_until([&] { return get(after, "/v1/status").at("experts_missing") == 0; }));
   EXPECT_EQ(get(after, "/v1/deployments"), deployments) << "the undeployed one is back";
   EXPECT_GE(get(after, "/v1/status").at("epoch").as_int64(), epoch);
   EXPECT_EQ(get(after, "/v1/operations/mine").at("state").as_string(), "succeeded");
@@ -337,7 +337,7 @@ TEST_F(RuntimeTest, AStateThatCannotBeWrittenStopsChangesAndNothingElse) {
   broken.reset();
   EXPECT_TRUE(wait_until([&] {
     const json::value status = get(info, "/v1/status");
-    return status.at("blocked").is_null() && status.at("ready").as_bool();
+    return status.at("blocked").is_null() && status.at("experts_missing") == 0;
   }));
   EXPECT_EQ(fleet->starts, starts + 1);
   EXPECT_EQ(call(info, "POST", "/v1/deployments", body).status, 200);

@@ -40,9 +40,11 @@ TEST_F(Recovery, NothingHappensToServing) {
   for (const auto& [id, process] : sim.processes) incarnations[id] = process.incarnation;
   for (int i = 0; i < 5; ++i) {
     sim.crash_coordinator();
-    EXPECT_TRUE(sim.status().ready) << "its workers are taken to be there";
+    EXPECT_EQ(sim.status().experts_missing, 0u) << "its workers are taken to be there";
+    EXPECT_EQ(sim.status().not_ready, "no router is connected");
     sim.advance(500ms);
     reconnect_routers();
+    EXPECT_TRUE(sim.status().ready) << sim.status().not_ready;
     sim.advance(10s);
     EXPECT_EQ(*sim.state.published(), before) << "the epoch changed without need";
   }

@@ -58,7 +58,42 @@ TEST(Start, ServesTheFullModelOnAllWorkers) {
   EXPECT_THAT(sim.running(), SizeIs(4));
   EXPECT_EQ(sim.experts_resident(), 3u * 16u);
   EXPECT_EQ(sim.status().experts_resident, 3u * 16u) << "done before the workers said so";
-  EXPECT_TRUE(sim.status().ready);
+}
+
+TEST(Ready, NeedsARouterThatUsesAnEpoch) {
+  Simulation sim(test_config());
+  EXPECT_EQ(sim.status().not_ready, "nothing is served yet");
+  sim.loads_hang = true;
+  const OperationId started = sim.start({full_deployment()});
+  sim.run();
+  EXPECT_EQ(sim.status().not_ready,
+            "nothing is served yet; waiting for worker 0 to load its experts");
+  sim.loads_hang = false;
+  sim.finish(started);
+  EXPECT_FALSE(sim.status().ready);
+  EXPECT_EQ(sim.status().not_ready, "no router is connected");
+  const int router = sim.add_router();
+  sim.routers.at(router).confirms = false;
+  sim.run();
+  EXPECT_EQ(sim.status().not_ready, "no router uses an epoch yet");
+  sim.routers.at(router).confirms = true;
+  sim.run();
+  EXPECT_TRUE(sim.status().ready) << sim.status().not_ready;
+  // While the next epoch is not confirmed, the former one is used.
+  sim.routers.at(router).confirms = false;
+  sim.deploy(random_subset("python", 4, 1));
+  sim.run();
+  EXPECT_TRUE(sim.status().ready) << sim.status().not_ready;
+  sim.routers.at(router).confirms = true;
+  sim.run();
+  // One router is enough; one that is away may be dead.
+  const int other = sim.add_router();
+  sim.run();
+  sim.kill_router(router);
+  EXPECT_TRUE(sim.status().ready) << sim.status().not_ready;
+  sim.kill_router(other);
+  EXPECT_FALSE(sim.status().ready);
+  EXPECT_EQ(sim.status().not_ready, "no router is connected");
 }
 
 TEST(Start, WithNothingDeployedStartsNoWorker) {
