@@ -32,6 +32,7 @@ FLEETS = {
             ["--workers", "4", "--capacity", "24", "--placement", "id"]],
     "mpi": [["--workers", "1"], ["--workers", "2", "--placement", "round_robin"], ["--workers", "3", "--routers", "2"],
             ["--workers", "4", "--replicas", "2", "--capacity", "40", "--placement", "id"], ["--workers", "7", "--placement", "eplb"],
+            ["--workers", "2", "--routers", "2", "--router-expert-bytes", "8m"],
             ["--workers", "4", "--capacity", "24", "--placement", "eplb_hierarchical"]],
 }
 PER_WORKER_FLEETS = [["--workers", "1"], ["--workers", "2", "--placement", "round_robin"], ["--workers", "3", "--routers", "2"],

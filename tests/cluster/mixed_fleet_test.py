@@ -82,17 +82,18 @@ class MixedFleetTest(unittest.TestCase):
     def held_as_placed(self, cluster, here, needed):
         """What status and metrics say of memory: of the routers, and of the workers, by their own word."""
         count, total = sum(map(len, here)), sum(map(len, needed))
-        wait_until(lambda: cluster.admin_status()["routers"][0]["experts_resident"] == count, "the router has dropped the others")
+        wait_until(lambda: all(r["experts_resident"] == count for r in cluster.admin_status()["routers"]),
+                   "the routers have dropped the others")
         status = cluster.admin_status()
         self.assertEqual(status["router_experts"], count)
-        self.assertEqual(status["routers"][0]["bytes_resident"], count * EXPERT_BYTES)
+        self.assertEqual([r["bytes_resident"] for r in status["routers"]], [count * EXPERT_BYTES] * len(cluster.apis))
         self.assertEqual(sum(g["on_routers"] for g in status["groups"]), count)
         page = call("GET", cluster.api + "/metrics")[1]
         self.assertEqual(metric(page, "moiety_router_experts_resident"), count)
         self.assertEqual(metric(page, "moiety_router_expert_bytes_resident"), count * EXPERT_BYTES)
         page = call("GET", cluster.admin + "/metrics")[1]
         self.assertEqual(metric(page, "moiety_router_experts"), count)
-        self.assertEqual(metric(page, "moiety_router_expert_bytes"), count * EXPERT_BYTES)
+        self.assertEqual(metric(page, "moiety_router_expert_bytes"), count * EXPERT_BYTES * len(cluster.apis))
         wait_until(lambda: cluster.worker_metric("moiety_expert_bytes_resident") == (total - count) * EXPERT_BYTES,
                    "workers hold the rest and no more")
 
@@ -153,6 +154,29 @@ class MixedFleetTest(unittest.TestCase):
             page = call("GET", cluster.api + "/metrics")[1]
             self.assertGreater(metric(page, "moiety_local_expert_pairs_total"), 100)
             self.assertGreater(metric(page, "moiety_dispatches_total"), 100)
+
+    def test_over_mpi_too(self):
+        full = [range(ROUTED)] * LAYERS
+        with Cluster(BIN, "--fabric", "mpi", "--workers", "2", "--routers", "2", "--worker-threads", "1", "--combine", "per_expert",
+                     "--router-expert-bytes", str(BUDGET)) as cluster:
+            here = self.placed_once(cluster, full)
+            self.assertEqual(sum(map(len, here)), HERE)
+            for api in cluster.apis:
+                self.same_bits(api, NAME)
+            streams = start_streams(cluster.apis[1], NAME)
+            cluster.command("deploy", "a", "--subset", str(self.subset))
+            moved = self.placed_once(cluster, full)
+            self.assertNotEqual(moved, here)
+            self.same_streams(streams)
+            self.held_as_placed(cluster, moved, full)
+            for api in cluster.apis:
+                self.same_bits(api, NAME, NAME + ":a")
+                page = call("GET", api + "/metrics")[1]
+                self.assertGreater(metric(page, "moiety_local_expert_pairs_total"), 100)
+                self.assertGreater(metric(page, "moiety_dispatches_total"), 100)
+            cluster.command("undeploy", NAME)
+            self.held_as_placed(cluster, self.placed_once(cluster, self.kept), self.kept)
+            self.same_bits(cluster.api, NAME + ":a")
 
     def test_routers_that_hold_everything_need_no_worker(self):
         with Server(BIN, "--expert-dtype", "int8") as server:
