@@ -12,6 +12,7 @@
 #include "common/ids.h"
 #include "common/process_start.h"
 #include "common/thread_pool.h"
+#include "coordinator/stand_ins.h"
 #include "http/client.h"
 
 namespace moiety::cli {
@@ -25,6 +26,8 @@ constexpr std::chrono::seconds kCallTimeout{2};
 // An MPI world that has lost workers, and experts with them, is given so long to help itself: a
 // worker that hangs may come back, the coordinator moves experts after a lease.
 constexpr std::chrono::seconds kWorldPatience{5};
+static_assert(kWorldPatience >= 2 * coordinator::kNoStandInAfterFailure,
+              "a worker that could not load what it should stand in with tries again first");
 constexpr std::chrono::seconds kLookAtWorld{1};
 
 // Without a coordinator, and with nobody who starts another one, workers and routers end after this

@@ -5,14 +5,12 @@
 #include <set>
 #include <utility>
 
+#include "coordinator/stand_ins.h"
 #include "coordinator/state.h"
 
 namespace moiety::coordinator {
 
 namespace {
-
-/// After a failed load a worker is not asked to stand in for so long.
-constexpr std::chrono::seconds kNoStandInAfterFailure{10};
 
 constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
 

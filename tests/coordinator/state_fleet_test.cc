@@ -510,6 +510,23 @@ TEST_F(Static, TooLittleRoomLeavesTheRestMissingUntilSomebodyJoins) {
   EXPECT_EQ(sim.experts_resident(), 48u);
 }
 
+TEST(StaticStandIns, AFailedLoadIsTriedAgainBeforeAnMpiWorldIsGivenUp) {
+  ClusterConfig config = static_config(3);  // five of six hold everything only with the headroom
+  config.max_workers = 6;
+  Simulation sim(config);
+  for (std::uint32_t id = 0; id < config.max_workers; ++id) sim.join(WorkerId{id});
+  sim.finish(sim.start({full_deployment()}));
+  sim.add_router();
+  sim.advance(1s);
+  sim.load_error = Error{ErrorCode::kIo, "No space left on device"};
+  sim.kill_process(WorkerId{0});
+  sim.advance(1s);
+  EXPECT_GT(sim.status().experts_missing, 0u);
+  sim.load_error.reset();
+  sim.advance(3s);  // `moiety up` waits for 5 s
+  EXPECT_EQ(sim.status().experts_missing, 0u);
+}
+
 TEST_F(Static, DrainedWorkersIdle) {
   const OperationId drained = sim.drain(WorkerId{0});
   sim.finish(drained);
