@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "common/check.h"
+#include "kernels/panel_runs.h"
 #include "kernels/variant.h"
 
 #define MOIETY_AVX512_BF16 [[gnu::target("avx512f,avx512bw,avx512bf16")]]
@@ -13,7 +15,6 @@
 namespace moiety::bench {
 namespace {
 
-constexpr std::ptrdiff_t kAhead = 4096;  // as the kernel that it is compared with
 constexpr std::ptrdiff_t kPairBytes = 64;
 constexpr std::int32_t kMostRows = 6;
 
@@ -40,8 +41,6 @@ MOIETY_AVX512_BF16 void one_panel(const Panels& all, std::int32_t panel) {
   __m512 even[kRows] = {};
   __m512 odd[kRows] = {};
   for (std::int32_t pair = 0; pair + 1 < all.pairs; pair += 2) {
-    _mm_prefetch(weights + kAhead, _MM_HINT_T0);
-    _mm_prefetch(weights + kAhead + kPairBytes, _MM_HINT_T0);
     const auto w0 = reinterpret_cast<__m512bh>(_mm512_load_si512(weights));
     const auto w1 = reinterpret_cast<__m512bh>(_mm512_load_si512(weights + kPairBytes));
 #pragma GCC unroll 6
@@ -89,12 +88,16 @@ void linear_two_chains(const kernels::PackedMatrix& w,
                    (w.k() + 1) / 2,
                    w.n(),
                    y};
-  constexpr std::int32_t kTask = 2;  // panels, as kernels::linear hands them out at these sizes
-  const std::int32_t tasks = (w.num_panels() + kTask - 1) / kTask;
-  pool.parallel_for(static_cast<std::size_t>(tasks), [&](std::size_t task, std::size_t) {
-    const std::int32_t first = static_cast<std::int32_t>(task) * kTask;
-    for (std::int32_t p = first; p < std::min(first + kTask, w.num_panels()); ++p)
-      kOnePanel[x.m() - 1](all, p);
+  // Cut as kernels::linear cuts them.
+  std::vector<std::int32_t> begins{0};
+  kernels::PanelRuns runs(w.num_bytes(), pool.num_threads());
+  while (begins.back() < w.num_panels()) {
+    const std::int32_t left = w.num_panels() - begins.back();
+    begins.push_back(begins.back() +
+                     runs.take(left, w.panel_bytes(), kernels::PanelRuns::kAnyBytes));
+  }
+  pool.parallel_for(begins.size() - 1, [&](std::size_t run, std::size_t) {
+    for (std::int32_t p = begins[run]; p < begins[run + 1]; ++p) kOnePanel[x.m() - 1](all, p);
   });
 }
 
