@@ -83,8 +83,8 @@ void linear_two_chains(const kernels::PackedMatrix& w,
                "sizes that two_chains.h names");
   const Panels all{w.data(),
                    static_cast<std::ptrdiff_t>(w.panel_bytes()),
-                   x.halves(0),
-                   x.stride(),
+                   reinterpret_cast<const std::uint16_t*>(x.row(0)),
+                   x.stride() / static_cast<std::ptrdiff_t>(sizeof(std::uint16_t)),
                    (w.k() + 1) / 2,
                    w.n(),
                    y};

@@ -13,17 +13,22 @@ namespace moiety {
 /// Columns of a panel.
 inline constexpr std::int32_t kPackedPanel = 16;
 
-/// Bytes of one panel's weights: F32, or pairs along k (the last one padded) of BF16 or I8.
-inline std::size_t packed_panel_bytes(DType dtype, std::int32_t k) {
-  const auto pairs = static_cast<std::size_t>(k / 2 + k % 2);
+/// 32-bit words that k weights of one column take: one each as F32, pairs of BF16, fours of I8; the
+/// last one is padded.
+inline std::int32_t packed_words(DType dtype, std::int32_t k) {
   switch (dtype) {
     case DType::kBF16:
-      return pairs * kPackedPanel * 4;
+      return k / 2 + k % 2;
     case DType::kI8:
-      return pairs * kPackedPanel * 2;
+      return k / 4 + (k % 4 != 0 ? 1 : 0);
     default:
-      return static_cast<std::size_t>(k) * kPackedPanel * 4;
+      return k;
   }
+}
+
+/// Bytes of one panel's weights.
+inline std::size_t packed_panel_bytes(DType dtype, std::int32_t k) {
+  return static_cast<std::size_t>(packed_words(dtype, k)) * kPackedPanel * 4;
 }
 
 /// Bytes of a packed matrix [n, k]: whole panels, and for I8 a float per column of them.

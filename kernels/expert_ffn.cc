@@ -19,6 +19,8 @@ constexpr std::size_t kSharedBytes = 512 << 10;
 constexpr std::int32_t kFewRows = 16;
 // Rows of one task: their inputs stay in the cache beside the weights.
 constexpr std::int32_t kRowChunk = 96;
+// What the last task of an expert's first half does after it, counted as a piece of that half.
+constexpr std::int32_t kRounding = 1;
 
 SiluMulFn* silu_mul_kernel(Variant variant) {
   switch (variant) {
@@ -90,6 +92,7 @@ void GroupedExperts::run(const InputRows& x,
     widest = std::max(widest, rows.weights->gate.n());
     const PackedMatrix& gate = rows.weights->gate;
     left[i] = cut(first_half_, i, gate.num_panels(), 2 * gate.panel_bytes());
+    if (left[i] != 0) left[i] += kRounding;
   }
   for (std::size_t i = 0; i < experts.size(); ++i) {
     const PackedMatrix& matrix = experts[i].weights->down;
@@ -101,6 +104,14 @@ void GroupedExperts::run(const InputRows& x,
   }
   if (first_half_.empty()) return;
   hidden_.reset(x.variant(), x.weights(), x.m(), widest);
+  const std::size_t floats_stride = row_stride(static_cast<std::size_t>(widest));
+  const auto float_row = [&](std::int32_t row) {
+    return hidden_floats_.data() + static_cast<std::size_t>(row) * floats_stride;
+  };
+  if (hidden_.has_row_scales()) {
+    const std::size_t size = static_cast<std::size_t>(x.m()) * floats_stride;
+    if (hidden_floats_.size() < size) hidden_floats_.resize(size);
+  }
   scratch_.resize(pool.num_threads());
   SiluMulFn* silu_mul = silu_mul_kernel(x.variant());
 
@@ -135,11 +146,24 @@ void GroupedExperts::run(const InputRows& x,
     part.next = next_weights(index);
     linear_part(weights.up, x, part);
     silu_mul(scratch.data(), scratch.data() + size, size);
+    const std::int32_t first_column = task.panel_begin * kPanelColumns;
     for (std::int32_t row = 0; row < task.num_rows; ++row) {
-      hidden_.set(task.first_row + row, task.panel_begin * kPanelColumns, columns,
-                  scratch.data() + static_cast<std::ptrdiff_t>(row) * columns);
+      const float* values = scratch.data() + static_cast<std::ptrdiff_t>(row) * columns;
+      if (hidden_.has_row_scales()) {
+        std::copy_n(values, columns, float_row(task.first_row + row) + first_column);
+      } else {
+        hidden_.set(task.first_row + row, first_column, columns, values);
+      }
     }
-    left[static_cast<std::size_t>(task.expert)].fetch_sub(1, std::memory_order_release);
+    const auto expert = static_cast<std::size_t>(task.expert);
+    if (left[expert].fetch_sub(1, std::memory_order_acq_rel) > 1 + kRounding) return;
+    if (hidden_.has_row_scales()) {
+      for (std::int32_t row = 0; row < experts[expert].count; ++row) {
+        const std::int32_t index = experts[expert].first + row;
+        hidden_.set_row(index, float_row(index));
+      }
+    }
+    left[expert].store(0, std::memory_order_release);
   };
   const auto down = [&](std::size_t index) {
     const Task& task = second_half_[index - first_half_.size()];

@@ -53,7 +53,8 @@ class GroupedExperts {
     std::int32_t first_row, num_rows;
     std::int32_t panel_begin, panel_end;
   };
-  InputRows hidden_;  // silu(gate) * up, rounded: inputs of down
+  InputRows hidden_;             // silu(gate) * up, rounded: inputs of down
+  AlignedFloats hidden_floats_;  // before that, where only whole rows can be rounded
   std::vector<Task> first_half_, second_half_;
   std::vector<AlignedFloats> scratch_;  // per thread
 };

@@ -21,28 +21,38 @@ enum class WeightType : std::uint8_t { kF32, kBF16, kI8 };
 
 /// Outputs [0, rows) x [panel_begin * 16, min(panel_end * 16, n)) of y = x w^T.
 ///
-/// An output's sum is one chain over k from zero (I8: then times the column's scale); its bits
-/// depend on x's row and w's column only.
+/// An output's sum is one chain over k from zero, or with I8 an exact integer, then times the row's
+/// and the column's scales, in this order; its bits depend on x's row and w's column only. Rows in
+/// the forms that tiles read, kHalves and kDigits, may be read (not used) up to the next multiple
+/// of 16.
 struct LinearTile {
   WeightType type;
   const std::byte* weights;    ///< panel 0, laid out as PackedMatrix says
   std::ptrdiff_t panel_bytes;  ///< from one panel to the next
-  const float* scales;         ///< I8: of column 0
+  const float* scales;         ///< I8: of column 0; else null
   std::int32_t n;
   std::int32_t k;
   std::int32_t panel_begin;
   std::int32_t panel_end;  ///< exclusive
   std::int32_t rows;
-  const float* x;               ///< [rows, k]; null when x_bf16 is given
-  const std::uint16_t* x_bf16;  ///< [rows, k], k padded with zeros to kInputPadding; rows may be
-                                ///< read (not used) up to the next multiple of 16
-  std::ptrdiff_t x_stride;      ///< elements from one row to the next
-  float* y;                     ///< its first column is panel_begin * 16
+  const std::byte* x;              ///< [rows] in the InputForm of variant and weights
+  std::ptrdiff_t x_stride;         ///< bytes from one row to the next
+  const float* x_scales;           ///< I8: [rows], as FixedPointRow; else null
+  const std::uint32_t* x_offsets;  ///< I8: [rows], as FixedPointRow; else null
+  float* y;                        ///< its first column is panel_begin * 16
   std::ptrdiff_t y_stride;
   const std::byte* next = nullptr;  ///< weights that this thread will probably read afterwards, in
                                     ///< panels of the same size: only to be fetched ahead of time
 };
-inline constexpr std::int32_t kInputPadding = 32;
+
+/// How rows of x are held. k is padded with zeros to a multiple of kInputPadding.
+enum class InputForm : std::uint8_t {
+  kFloats,
+  kHalves,      ///< BF16
+  kFixedPoint,  ///< int16, as fixed_point.h says
+  kDigits,      ///< the same split into digits
+};
+inline constexpr std::int32_t kInputPadding = 64;
 
 inline constexpr std::int32_t kMaxQueries = 16;  ///< of one AttentionTask
 
@@ -94,7 +104,9 @@ struct StoreTask {
   std::ptrdiff_t stride;
 };
 
-/// BF16 inputs (x_bf16) go to avx512_bf16 and amx with BF16 or I8 weights, floats to all others.
+/// x is kFloats with F32 weights. avx512_bf16 and amx take kHalves with BF16 and kDigits with I8,
+/// all others kFloats and kFixedPoint. Beside BF16 floats hold BF16 values. The bits of an output
+/// with I8 are the same in every variant but the reference.
 using LinearFn = void(const LinearTile& tile);
 /// half[i] = x[i] rounded to nearest even; a NaN stays one.
 using ToBf16Fn = void(const float* x, std::size_t size, std::uint16_t* half);
@@ -103,6 +115,18 @@ using MergeFn = void(const AttentionParts& parts);
 using StoreFn = void(const StoreTask& task);
 /// x[i] = x[i] rounded to BF16, nearest even; a NaN stays one. The bits of every variant are equal.
 using RoundFn = void(float* x, std::size_t size);
+/// The largest |x[i]|, as bits: infinity is more than any number, and a NaN more than that.
+using MagnitudeFn = std::uint32_t(const float* x, std::size_t size);
+struct FixedPointSums {
+  std::int64_t sum, magnitude;  ///< of q; of |q|
+};
+/// q[i] = x[i] * factor to nearest even; |x[i] * factor| < 2^15 - 1.
+using FixedPointFn = FixedPointSums(const float* x,
+                                    std::size_t size,
+                                    float factor,
+                                    std::int16_t* q);
+/// As split_digits.
+using DigitsFn = void(std::int16_t* q, std::int32_t blocks);
 /// sum[i] += scale * x[i], the product rounded first. The bits of every variant are equal.
 using AddFn = void(float* sum, const float* x, float scale, std::size_t size);
 /// As rms_norm.
@@ -129,6 +153,9 @@ MergeFn merge_parts;
 StoreFn store_kv;
 RoundFn round_bf16;
 AddFn add;
+MagnitudeFn magnitude;
+FixedPointFn fixed_point;
+DigitsFn digits;
 RmsNormFn rms_norm;
 SiluMulFn silu_mul;
 ExpFn exp_shifted;
@@ -141,6 +168,9 @@ MergeFn merge_parts;
 StoreFn store_kv;
 RoundFn round_bf16;
 AddFn add;
+MagnitudeFn magnitude;
+FixedPointFn fixed_point;
+DigitsFn digits;
 RmsNormFn rms_norm;
 SiluMulFn silu_mul;
 ExpFn exp_shifted;
@@ -153,6 +183,9 @@ MergeFn merge_parts;
 StoreFn store_kv;
 RoundFn round_bf16;
 AddFn add;
+MagnitudeFn magnitude;
+FixedPointFn fixed_point;
+DigitsFn digits;
 RmsNormFn rms_norm;
 SiluMulFn silu_mul;
 ExpFn exp_shifted;

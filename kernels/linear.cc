@@ -60,7 +60,7 @@ InputRows to_rows(Variant variant, const PackedMatrix& w, const float* x, std::i
 }  // namespace
 
 void linear_part(const PackedMatrix& w, const InputRows& x, const LinearPart& part) {
-  MOIETY_CHECK(x.k() == w.k() && (x.weights() == DType::kF32) == (w.dtype() == DType::kF32),
+  MOIETY_CHECK(x.k() == w.k() && x.weights() == w.dtype(),
                "inputs that were not made for these weights");
   MOIETY_CHECK(part.first_row >= 0 && part.num_rows >= 0 && part.first_row + part.num_rows <= x.m(),
                "rows that are not there");
@@ -75,9 +75,10 @@ void linear_part(const PackedMatrix& w, const InputRows& x, const LinearPart& pa
                             .panel_begin = part.panel_begin,
                             .panel_end = part.panel_end,
                             .rows = part.num_rows,
-                            .x = x.floats(part.first_row),
-                            .x_bf16 = x.halves(part.first_row),
+                            .x = x.row(part.first_row),
                             .x_stride = x.stride(),
+                            .x_scales = x.scales(part.first_row),
+                            .x_offsets = x.offsets(part.first_row),
                             .y = part.y,
                             .y_stride = part.y_stride,
                             .next = part.next});

@@ -18,16 +18,14 @@ struct LinearJob {
 
 /// y = x w^T for one or several matrices that read the same rows, all in one parallel loop.
 ///
-///   x  [m, k]  made for this variant and the matrices' type (all of one type, BF16 and I8 count as
-///              one)
+///   x  [m, k]  made for this variant and the matrices' type, which all have
 ///
-/// Each output is one chain of additions over k = 0, 1, ... in fp32 (reference: double), whatever m
-/// is: a row's bits do not depend on the other rows. Work is split over panels (and rows) in
-/// `pool`.
+/// Each output is one chain of additions over k = 0, 1, ... in fp32 (reference: double), or with I8
+/// an exact integer, whatever m is: a row's bits do not depend on the other rows. Work is split
+/// over panels (and rows) in `pool`.
 void linear(const InputRows& x, std::span<const LinearJob> jobs, ThreadPool& pool);
 
-/// The same for rows [m, k] of floats, contiguous. Where w is BF16 or I8 they are rounded to BF16
-/// on the way.
+/// The same for rows [m, k] of floats, contiguous, which InputRows rounds.
 void linear(Variant variant,
             const PackedMatrix& w,
             const float* x,

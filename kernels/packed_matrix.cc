@@ -16,12 +16,13 @@ constexpr std::int32_t kPanel = PackedMatrix::kPanel;
 static_assert(kPanel == kPackedPanel);
 constexpr std::size_t kAlignment = 64;
 
-std::int32_t pairs_of(std::int32_t k) { return k / 2 + k % 2; }
+// I8 is held as q + 128.
+constexpr int kI8Offset = 128;
 
 /// Where (column in panel, k) lives within a panel, in elements.
 std::size_t panel_index(DType dtype, std::int32_t column, std::int32_t k) {
-  if (dtype == DType::kF32) return static_cast<std::size_t>(k) * kPanel + column;
-  return (static_cast<std::size_t>(k / 2) * kPanel + column) * 2 + k % 2;
+  const std::int32_t per_word = 4 / static_cast<std::int32_t>(dtype_bytes(dtype));
+  return (static_cast<std::size_t>(k / per_word) * kPanel + column) * per_word + k % per_word;
 }
 
 /// [rows <= 16] x k elements as floats.
@@ -39,7 +40,7 @@ void read_floats(DType source, const std::byte* row, std::int32_t k, float* out)
 
 /// A row as BF16 pairs, the last one padded with zero.
 void read_pairs(DType source, const std::byte* row, std::int32_t k, std::uint32_t* pairs) {
-  pairs[pairs_of(k) - 1] = 0;
+  pairs[packed_words(DType::kBF16, k) - 1] = 0;
   if (source == DType::kBF16) {
     std::memcpy(pairs, row, static_cast<std::size_t>(k) * 2);
     return;
@@ -77,16 +78,18 @@ void interleave(const std::uint32_t* rows,
   }
 }
 
-/// Quantises one row: q = round(w / scale), and the scale.
-float quantise(std::span<const float> row, std::int8_t* q) {
+/// Quantises a row of BF16 to bytes round(w / scale) + 128, and returns the scale.
+float quantise(std::span<const bf16> row, std::byte* bytes) {
   float max = 0;
-  for (float w : row) max = std::max(max, std::abs(w));
+  for (bf16 w : row) max = std::max(max, std::abs(bf16_to_float(w)));
   const float scale = max / 127.0f;
   for (std::size_t i = 0; i < row.size(); ++i) {
-    q[i] =
-        scale > 0
-            ? static_cast<std::int8_t>(std::clamp(std::nearbyint(row[i] / scale), -127.0f, 127.0f))
-            : std::int8_t{0};
+    int q = 0;
+    if (scale > 0) {
+      q = static_cast<int>(
+          std::clamp(std::nearbyint(bf16_to_float(row[i]) / scale), -127.0f, 127.0f));
+    }
+    bytes[i] = static_cast<std::byte>(q + kI8Offset);
   }
   return scale;
 }
@@ -147,9 +150,12 @@ void PackedMatrix::pack_rows(DType source,
                "rows that do not fill panels");
   if (k_ == 0) return;
   const std::size_t row_bytes = static_cast<std::size_t>(k_) * dtype_bytes(source);
-  const std::int32_t words = dtype_ == DType::kF32 ? k_ : pairs_of(k_);
+  const std::int32_t words = packed_words(dtype_, k_);
   std::vector<std::uint32_t> block(static_cast<std::size_t>(words) * kPanel);
-  std::vector<float> floats(dtype_ == DType::kI8 ? static_cast<std::size_t>(k_) : 0);
+  std::vector<std::uint32_t> pairs;  // of a row that becomes I8
+  if (dtype_ == DType::kI8) {
+    pairs.resize(static_cast<std::size_t>(packed_words(DType::kBF16, k_)));
+  }
   for (std::int32_t begin = first; begin < first + count; begin += kPanel) {
     const std::int32_t num_rows = std::min(kPanel, first + count - begin);
     std::byte* panel = data_.get() + static_cast<std::size_t>(begin / kPanel) * panel_bytes();
@@ -158,21 +164,16 @@ void PackedMatrix::pack_rows(DType source,
       std::uint32_t* target = &block[static_cast<std::size_t>(r) * words];
       if (dtype_ == DType::kF32) {
         read_floats(source, row, k_, reinterpret_cast<float*>(target));
-        continue;
-      }
-      read_pairs(source, row, k_, target);
-      if (dtype_ == DType::kBF16) continue;
-      const auto* halves = reinterpret_cast<const bf16*>(target);
-      for (std::int32_t i = 0; i < k_; ++i) floats[i] = bf16_to_float(halves[i]);
-      std::vector<std::int8_t> q(static_cast<std::size_t>(words) * 2);
-      const_cast<float*>(scales())[begin + r] = quantise(floats, q.data());
-      for (std::int32_t i = 0; i < words; ++i) {
-        std::memcpy(panel + (static_cast<std::size_t>(i) * kPanel + r) * 2, &q[i * 2], 2);
+      } else if (dtype_ == DType::kBF16) {
+        read_pairs(source, row, k_, target);
+      } else {
+        read_pairs(source, row, k_, pairs.data());
+        const_cast<float*>(scales())[begin + r] =
+            quantise({reinterpret_cast<const bf16*>(pairs.data()), static_cast<std::size_t>(k_)},
+                     reinterpret_cast<std::byte*>(target));
       }
     }
-    if (dtype_ != DType::kI8) {
-      interleave(block.data(), num_rows, words, reinterpret_cast<std::uint32_t*>(panel));
-    }
+    interleave(block.data(), num_rows, words, reinterpret_cast<std::uint32_t*>(panel));
   }
 }
 
@@ -184,7 +185,7 @@ double PackedMatrix::at(std::int32_t row_n, std::int32_t col_k) const {
     case DType::kBF16:
       return bf16_to_float(reinterpret_cast<const bf16*>(panel)[index]);
     case DType::kI8:
-      return double{scales()[row_n]} * reinterpret_cast<const std::int8_t*>(panel)[index];
+      return double{scales()[row_n]} * (std::to_integer<int>(panel[index]) - kI8Offset);
     default:
       return reinterpret_cast<const float*>(panel)[index];
   }

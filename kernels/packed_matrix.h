@@ -11,11 +11,12 @@ namespace moiety::kernels {
 
 /// A weight matrix [n, k] (out, in) in the one layout that every variant reads.
 ///
-/// Columns (n) come in panels of 16; the last panel is padded with zeros.
+/// Columns (n) come in panels of 16; the last panel is padded with zero bytes.
 ///   F32    panel, k, 16 floats
 ///   BF16   panel, k/2 (rounded up, padded with zeros), 16 pairs (k even, k odd): the VNNI order,
 ///          which AMX and AVX512-BF16 read too
-///   I8     as BF16 with one byte per weight: w[n, k] = scales[n] * q[n, k], q in [-127, 127],
+///   I8     panel, k/4 (rounded up), 16 times four bytes of successive k, each q + 128, which is
+///          what VPDPBUSD and TDPBSUD take: w[n, k] = scales[n] * q[n, k], q in [-127, 127],
 ///          scales[n] = max |w[n, :]| / 127 (symmetric, per output channel)
 /// Data and scales are 64-byte aligned. Immutable after packing; copies are not allowed, moves are
 /// cheap.

@@ -34,12 +34,14 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
-/// CPUID leaf 7: AMX-TILE (edx 24) and AMX-BF16 (edx 22). Tile state is off in every process until
-/// it asks for it (Linux 5.16, Documentation/arch/x86/xstate.rst).
+/// CPUID leaf 7: AMX-BF16 (edx 22), AMX-TILE (edx 24) and AMX-INT8 (edx 25). Tile state is off in
+/// every process until it asks for it (Linux 5.16, Documentation/arch/x86/xstate.rst).
 bool has_amx() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
-  if ((edx >> 24 & 1) == 0 || (edx >> 22 & 1) == 0) return false;
+  for (const int bit : {22, 24, 25}) {
+    if ((edx >> bit & 1) == 0) return false;
+  }
   constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
   return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
@@ -60,9 +62,9 @@ bool variant_supported(Variant variant) {
       return has_avx512();
     case Variant::kAvx512Bf16:
       return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
-             __builtin_cpu_supports("avx512vbmi");
+             __builtin_cpu_supports("avx512vnni");
     case Variant::kAmx:
-      return has_avx512() && __builtin_cpu_supports("avx512bf16") && amx;
+      return variant_supported(Variant::kAvx512Bf16) && amx;
   }
   return false;
 }

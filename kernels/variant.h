@@ -17,8 +17,8 @@ enum class Variant : std::uint8_t {
   kPlain,       ///< portable C++ with float sums
   kAvx2,        ///< AVX2 + FMA
   kAvx512,      ///< AVX-512 F, BW, VL, DQ: FMA in fp32
-  kAvx512Bf16,  ///< the same with AVX512-BF16 dot products where weights are BF16 (needs VBMI too)
-  kAmx,         ///< the same with AMX-BF16 tiles where weights are BF16
+  kAvx512Bf16,  ///< the same with AVX512-BF16 and VNNI dot products where weights are BF16 and int8
+  kAmx,         ///< the same with AMX tiles (BF16 and INT8) there
 };
 
 /// Slowest first, fastest last.

@@ -76,4 +76,14 @@ void add(float* sum, const float* x, float scale, std::size_t size) {
   add_rows<Unit>(sum, x, scale, size);
 }
 
+std::uint32_t magnitude(const float* x, std::size_t size) {
+  return largest_magnitude<Unit>(x, size);
+}
+
+FixedPointSums fixed_point(const float* x, std::size_t size, float factor, std::int16_t* q) {
+  return to_fixed_point_row<Unit>(x, size, factor, q);
+}
+
+void digits(std::int16_t* q, std::int32_t blocks) { split_digits_of<Unit>(q, blocks); }
+
 }  // namespace moiety::kernels::avx512

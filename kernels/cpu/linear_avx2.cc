@@ -3,21 +3,16 @@
 #include "kernels/cpu/row_blocks.h"
 #include "kernels/cpu/unrolled.h"
 
-// One output is one chain of fused multiply-adds over k. Chains of several rows or panels run side
-// by side to fill the latency of the units; how many does not touch any chain's bits.
+// One output is one chain of fused multiply-adds over k, or with I8 an exact integer. Chains of
+// several rows or panels run side by side to fill the latency of the units; how many does not touch
+// any chain's bits.
 namespace moiety::kernels::avx2 {
 namespace {
-
-// I8 weights are converted from the top byte of an integer, which makes them 2^24 times as large:
-// exactly, so that the chain's bits are the same once the scale takes it away.
-constexpr float kUnscaleI8 = 0x1p-24f;
 
 /// Where a panel's weights of the k-th of a group of k lie, from the group's first byte on.
 template <WeightType kType>
 constexpr std::ptrdiff_t offset_of(int k) {
-  return kType == WeightType::kF32    ? k * 64
-         : kType == WeightType::kBF16 ? k / 2 * 64  // pairs of k
-                                      : k / 2 * 32;
+  return kType == WeightType::kF32 ? k * 64 : k / 2 * 64;  // BF16: pairs of k
 }
 // k's that one round of a loop takes.
 constexpr int kGroup = 4;
@@ -30,23 +25,11 @@ template <WeightType kType, int kK, int kHalf>
   const std::byte* p = group + offset_of<kType>(kK);
   if constexpr (kType == WeightType::kF32) {
     return _mm256_load_ps(reinterpret_cast<const float*>(p) + 8 * kHalf);
-  } else if constexpr (kType == WeightType::kBF16) {
+  } else {
     const __m256i pairs = _mm256_load_si256(reinterpret_cast<const __m256i*>(p) + kHalf);
     const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
     return _mm256_castsi256_ps(kK % 2 == 0 ? _mm256_slli_epi32(pairs, 16)
                                            : _mm256_and_si256(pairs, upper));
-  } else {
-    const __m256i pairs =
-        _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p) + kHalf));
-    // Every second byte to the top of 32 bits: columns 0 to 3 in the lower lane, 4 to 7 in the
-    // upper.
-    constexpr char kNone = -128;
-    constexpr char k0 = kK % 2;
-    const __m256i top = _mm256_setr_epi8(
-        kNone, kNone, kNone, k0, kNone, kNone, kNone, k0 + 2, kNone, kNone, kNone, k0 + 4, kNone,
-        kNone, kNone, k0 + 6, kNone, kNone, kNone, k0 + 8, kNone, kNone, kNone, k0 + 10, kNone,
-        kNone, kNone, k0 + 12, kNone, kNone, kNone, k0 + 14);
-    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(pairs, top));
   }
 }
 
@@ -65,7 +48,9 @@ struct Inputs {
 
   /// Pointers to rows that a block has not are never formed.
   template <int kRows>
-  static Inputs of(const float* x, std::ptrdiff_t stride) {
+  static Inputs of(const LinearTile& tile, std::int32_t row) {
+    const auto* x = reinterpret_cast<const float*>(tile.x + row * tile.x_stride);
+    const std::ptrdiff_t stride = tile.x_stride / static_cast<std::ptrdiff_t>(sizeof(float));
     return {x, kRows > 3 ? x + 3 * stride : x, stride};
   }
   template <int kRow>
@@ -129,15 +114,9 @@ template <WeightType kType, int kFetch, int kRows, int kPanels>
   if (count > 2) add_products<kType, 2>(weights, panel_bytes, inputs, sums);
 }
 
-/// Multiplies a panel's sums of one row by their scales, if any, and writes those that are columns
-/// of y. `column` is the panel's first.
+/// Writes a panel's sums of one row where they are columns of y. `column` is the panel's first.
 [[gnu::always_inline]] inline void store(
     const LinearTile& tile, std::int32_t row, std::int32_t column, __m256 low, __m256 high) {
-  if (tile.scales != nullptr) {
-    const __m256 unscale = _mm256_set1_ps(kUnscaleI8);
-    low = _mm256_mul_ps(low, _mm256_mul_ps(unscale, _mm256_loadu_ps(tile.scales + column)));
-    high = _mm256_mul_ps(high, _mm256_mul_ps(unscale, _mm256_loadu_ps(tile.scales + column + 8)));
-  }
   float* y = tile.y + row * tile.y_stride + (column - tile.panel_begin * kPanelColumns);
   if (tile.n - column >= kPanelColumns) {
     _mm256_storeu_ps(y, low);
@@ -150,27 +129,18 @@ template <WeightType kType, int kFetch, int kRows, int kPanels>
   for (std::int32_t c = 0; c < tile.n - column; ++c) y[c] = all[c];
 }
 
-struct Kernel {
+template <WeightType kType>
+struct Fma {
   static constexpr int max_panels(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
 
   template <int kRows, int kPanels>
   static void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {
     const std::byte* weights = tile.weights + panel * tile.panel_bytes;
-    const Inputs inputs = Inputs::of<kRows>(tile.x + row * tile.x_stride, tile.x_stride);
+    const Inputs inputs = Inputs::of<kRows>(tile, row);
     // One panel at a time is fetched too late by the CPU itself, several better without help.
     constexpr int kFetch = kPanels == 1 ? 4096 : 0;
     Sums<kRows, kPanels> sums = {};
-    switch (tile.type) {
-      case WeightType::kF32:
-        accumulate<WeightType::kF32, kFetch>(weights, tile.panel_bytes, tile.k, inputs, sums);
-        break;
-      case WeightType::kBF16:
-        accumulate<WeightType::kBF16, kFetch>(weights, tile.panel_bytes, tile.k, inputs, sums);
-        break;
-      case WeightType::kI8:
-        accumulate<WeightType::kI8, kFetch>(weights, tile.panel_bytes, tile.k, inputs, sums);
-        break;
-    }
+    accumulate<kType, kFetch>(weights, tile.panel_bytes, tile.k, inputs, sums);
     unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
       unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
         store(tile, row + r.value, (panel + p.value) * kPanelColumns, sums.low[r.value][p.value],
@@ -180,8 +150,67 @@ struct Kernel {
   }
 };
 
+/// Integer sums: four columns and four k at a time, two successive k by VPMADDWD.
+struct Integers {
+  static constexpr int max_panels(int) { return 1; }
+  static constexpr int kParts = 4;  ///< of a panel's columns
+
+  template <int kRows, int kPanels>
+  static void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {
+    const std::byte* weights = tile.weights + panel * tile.panel_bytes;
+    const std::byte* x = tile.x + row * tile.x_stride;
+    const std::ptrdiff_t x_stride = tile.x_stride;
+    __m256i sums[kRows][kParts] = {};
+    for (std::int32_t k = 0; k < tile.k; k += 4) {
+      _mm_prefetch(reinterpret_cast<const char*>(weights + 4096), _MM_HINT_T0);
+      __m256i inputs[kRows];
+      unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+        inputs[r.value] = _mm256_broadcastq_epi64(
+            _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x + r.value * x_stride)));
+      });
+      unrolled<kParts>([&](auto p) __attribute__((always_inline)) {
+        const __m256i w = _mm256_cvtepu8_epi16(
+            _mm_load_si128(reinterpret_cast<const __m128i*>(weights) + p.value));
+        unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+          __m256i& sum = sums[r.value][p.value];
+          sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w, inputs[r.value]));
+        });
+      });
+      weights += 64;
+      x += 8;
+    }
+    unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+      const std::int32_t column = panel * kPanelColumns;
+      store(tile, row + r.value, column,
+            scaled(tile, row + r.value, column, sums[r.value][0], sums[r.value][1]),
+            scaled(tile, row + r.value, column + 8, sums[r.value][2], sums[r.value][3]));
+    });
+  }
+
+ private:
+  /// Eight outputs from `column` on, of sums of columns 0 to 3 and 4 to 7, two of each.
+  [[gnu::always_inline]] static __m256 scaled(
+      const LinearTile& tile, std::int32_t row, std::int32_t column, __m256i low, __m256i high) {
+    const __m256i both = _mm256_hadd_epi32(low, high);  // columns 0 1 4 5, 2 3 6 7
+    const __m256i sums = _mm256_permute4x64_epi64(both, 0xd8);
+    const __m256i offset = _mm256_set1_epi32(static_cast<std::int32_t>(tile.x_offsets[row]));
+    const __m256 products = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums, offset));
+    return _mm256_mul_ps(_mm256_mul_ps(products, _mm256_set1_ps(tile.x_scales[row])),
+                         _mm256_loadu_ps(tile.scales + column));
+  }
+};
+
 }  // namespace
 
-void linear_tile(const LinearTile& tile) { RowBlocks<Kernel, 6, 4>::all(tile); }
+void linear_tile(const LinearTile& tile) {
+  switch (tile.type) {
+    case WeightType::kF32:
+      return RowBlocks<Fma<WeightType::kF32>, 6, 4>::all(tile);
+    case WeightType::kBF16:
+      return RowBlocks<Fma<WeightType::kBF16>, 6, 4>::all(tile);
+    case WeightType::kI8:
+      return RowBlocks<Integers, 3, 1>::all(tile);
+  }
+}
 
 }  // namespace moiety::kernels::avx2

@@ -4,8 +4,9 @@
 #include "kernels/cpu/avx512_store.h"
 #include "kernels/cpu/row_blocks.h"
 
-// One output is one chain of fused multiply-adds over k. Chains of several rows and panels run side
-// by side to fill the latency of the units; how many does not touch any chain's bits.
+// One output is one chain of fused multiply-adds over k, or with I8 an exact integer. Chains of
+// several rows and panels run side by side to fill the latency of the units; how many does not
+// touch any chain's bits.
 namespace moiety::kernels::avx512 {
 namespace {
 
@@ -27,16 +28,6 @@ struct Bf16 {
     w[0] = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
     w[1] = _mm512_castsi512_ps(
         _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
-  }
-};
-struct I8 {
-  static constexpr int kSteps = 2;
-  static constexpr std::ptrdiff_t kBytes = 32;
-  [[gnu::always_inline]] static void load(const std::byte* p, __m512 (&w)[2]) {
-    const __m512i wide =
-        _mm512_cvtepi8_epi16(_mm256_load_si256(reinterpret_cast<const __m256i*>(p)));
-    w[0] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(wide, 16), 16));
-    w[1] = _mm512_cvtepi32_ps(_mm512_srai_epi32(wide, 16));
   }
 };
 
@@ -69,9 +60,9 @@ struct Fma {
   template <int kRows, int kPanels>
   static void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {
     const std::byte* weights = tile.weights + panel * tile.panel_bytes;
-    const float* x = tile.x + row * tile.x_stride;
+    const auto* x = reinterpret_cast<const float*>(tile.x + row * tile.x_stride);
     const std::ptrdiff_t panel_bytes = tile.panel_bytes;
-    const std::ptrdiff_t x_stride = tile.x_stride;
+    const std::ptrdiff_t x_stride = tile.x_stride / static_cast<std::ptrdiff_t>(sizeof(float));
     __m512 sums[kRows][kPanels] = {};
     std::int32_t k = tile.k;
     for (; k >= Weights::kSteps; k -= Weights::kSteps) {
@@ -86,6 +77,59 @@ struct Fma {
   }
 };
 
+/// Integer sums: eight columns and four k at a time, two successive k by VPMADDWD.
+struct Integers {
+  static constexpr int max_panels(int) { return 2; }
+
+  template <int kRows, int kPanels>
+  static void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {
+    const std::byte* weights = tile.weights + panel * tile.panel_bytes;
+    const std::byte* x = tile.x + row * tile.x_stride;
+    const std::ptrdiff_t panel_bytes = tile.panel_bytes;
+    const std::ptrdiff_t x_stride = tile.x_stride;
+    __m512i sums[kRows][kPanels][2] = {};
+    for (std::int32_t k = 0; k < tile.k; k += 4) {
+      __m512i w[kPanels][2];
+      unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
+        const auto* bytes = reinterpret_cast<const __m256i*>(weights + p.value * panel_bytes);
+        w[p.value][0] = _mm512_cvtepu8_epi16(_mm256_load_si256(bytes));
+        w[p.value][1] = _mm512_cvtepu8_epi16(_mm256_load_si256(bytes + 1));
+      });
+      unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+        std::int64_t four;
+        __builtin_memcpy(&four, x + r.value * x_stride, sizeof four);
+        const __m512i input = _mm512_set1_epi64(four);
+        unrolled<kPanels * 2>([&](auto i) __attribute__((always_inline)) {
+          __m512i& sum = sums[r.value][i.value / 2][i.value % 2];
+          sum = _mm512_add_epi32(sum, _mm512_madd_epi16(w[i.value / 2][i.value % 2], input));
+        });
+      });
+      weights += 64;
+      x += 8;
+    }
+    __m512 outputs[kRows][kPanels];
+    unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+      unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
+        const auto& halves = sums[r.value][p.value];
+        const __m512i all =
+            _mm512_add_epi32(_mm512_permutex2var_epi32(halves[0], even(), halves[1]),
+                             _mm512_permutex2var_epi32(halves[0], odd(), halves[1]));
+        outputs[r.value][p.value] =
+            scaled_integers(tile, row + r.value, (panel + p.value) * kPanelColumns, all);
+      });
+    });
+    store_sums(tile, panel, row, outputs);
+  }
+
+ private:
+  [[gnu::always_inline]] static __m512i even() {
+    return _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  }
+  [[gnu::always_inline]] static __m512i odd() {
+    return _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  }
+};
+
 }  // namespace
 
 void linear_tile(const LinearTile& tile) {
@@ -95,7 +139,7 @@ void linear_tile(const LinearTile& tile) {
     case WeightType::kBF16:
       return RowBlocks<Fma<Bf16>, 6, 4>::all(tile);
     case WeightType::kI8:
-      return RowBlocks<Fma<I8>, 6, 4>::all(tile);
+      return RowBlocks<Integers, 6, 2>::all(tile);
   }
 }
 

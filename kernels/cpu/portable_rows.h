@@ -5,9 +5,9 @@
 
 #include "kernels/implementations.h"
 
-/// Sums, rounding to BF16 and the KV cache's layout (kv_layout.h) in portable loops that compilers
-/// vectorise, compiled once per instruction set: `Unit` is a type of the including file's unnamed
-/// namespace, so that no copy is shared between files.
+/// Sums, rounding to BF16, fixed point and the KV cache's layout (kv_layout.h) in portable loops
+/// that compilers vectorise, compiled once per instruction set: `Unit` is a type of the including
+/// file's unnamed namespace, so that no copy is shared between files.
 namespace moiety::kernels {
 
 /// bits[i] = x[i] rounded to nearest even, in the upper half; the lower half is zero. A NaN keeps
@@ -36,6 +36,54 @@ inline void round_bf16_rows(float* x, std::size_t size) {
 template <class Unit>
 inline void add_rows(float* sum, const float* x, float scale, std::size_t size) {
   for (std::size_t i = 0; i < size; ++i) sum[i] += scale * x[i];
+}
+
+template <class Unit>
+inline std::uint32_t largest_magnitude(const float* x, std::size_t size) {
+  std::int32_t most = 0;  // bits of floats without their sign are in the floats' order
+  for (std::size_t i = 0; i < size; ++i) {
+    const auto bits =
+        static_cast<std::int32_t>(__builtin_bit_cast(std::uint32_t, x[i]) & 0x7fffffffu);
+    most = bits > most ? bits : most;
+  }
+  return static_cast<std::uint32_t>(most);
+}
+
+template <class Unit>
+inline FixedPointSums to_fixed_point_row(const float* x,
+                                         std::size_t size,
+                                         float factor,
+                                         std::int16_t* q) {
+  constexpr std::size_t kChunk = 4096;  // sums of so many fit into 32 bits
+  FixedPointSums sums{};
+  for (std::size_t begin = 0; begin < size; begin += kChunk) {
+    const std::size_t end = size - begin < kChunk ? size : begin + kChunk;
+    std::int32_t sum = 0, magnitude = 0;
+    for (std::size_t i = begin; i < end; ++i) {
+      // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
+      const float shifted = x[i] * factor + 12582912.0f;
+      const std::int32_t value = __builtin_bit_cast(std::int32_t, shifted) - 0x4b400000;
+      q[i] = static_cast<std::int16_t>(value);
+      sum += value;
+      magnitude += value < 0 ? -value : value;
+    }
+    sums.sum += sum;
+    sums.magnitude += magnitude;
+  }
+  return sums;
+}
+
+template <class Unit>
+inline void split_digits_of(std::int16_t* q, std::int32_t blocks) {
+  constexpr std::int32_t kBlock = 64;
+  for (; blocks > 0; --blocks, q += kBlock) {
+    std::int8_t digits[2 * kBlock];
+    for (std::int32_t i = 0; i < kBlock; ++i) {
+      digits[i] = static_cast<std::int8_t>((q[i] + 128) >> 8);
+      digits[kBlock + i] = static_cast<std::int8_t>(q[i]);
+    }
+    __builtin_memcpy(q, digits, sizeof digits);
+  }
 }
 
 template <class Unit>

@@ -11,16 +11,24 @@ namespace {
 
 float weight_at(const LinearTile& tile, std::int32_t panel, std::int32_t column, std::int32_t k) {
   const std::byte* base = tile.weights + panel * tile.panel_bytes;
-  const std::ptrdiff_t pair = (std::ptrdiff_t{k / 2} * PackedMatrix::kPanel + column) * 2 + k % 2;
+  const auto index = [&](std::int32_t per_word) {
+    return (std::ptrdiff_t{k / per_word} * PackedMatrix::kPanel + column) * per_word + k % per_word;
+  };
   switch (tile.type) {
     case WeightType::kBF16:
-      return bf16_to_float(reinterpret_cast<const bf16*>(base)[pair]);
+      return bf16_to_float(reinterpret_cast<const bf16*>(base)[index(2)]);
     case WeightType::kI8:
-      return static_cast<float>(reinterpret_cast<const std::int8_t*>(base)[pair]);
+      return static_cast<float>(std::to_integer<int>(base[index(4)]) - 128);
     default:
       return reinterpret_cast<const float*>(
           base)[std::ptrdiff_t{k} * PackedMatrix::kPanel + column];
   }
+}
+
+double input_at(const LinearTile& tile, std::int32_t row, std::int32_t k) {
+  const std::byte* x = tile.x + row * tile.x_stride;
+  if (tile.type == WeightType::kI8) return reinterpret_cast<const std::int16_t*>(x)[k];
+  return reinterpret_cast<const float*>(x)[k];
 }
 
 }  // namespace
@@ -30,16 +38,17 @@ void linear_tile(const LinearTile& tile) {
     const std::int32_t first = panel * PackedMatrix::kPanel;
     const std::int32_t columns = std::min(PackedMatrix::kPanel, tile.n - first);
     for (std::int32_t row = 0; row < tile.rows; ++row) {
-      const float* x = tile.x + row * tile.x_stride;
       std::array<double, PackedMatrix::kPanel> sum{};
       for (std::int32_t k = 0; k < tile.k; ++k) {
         for (std::int32_t column = 0; column < columns; ++column) {
-          sum[column] += static_cast<double>(x[k]) * weight_at(tile, panel, column, k);
+          sum[column] += input_at(tile, row, k) * weight_at(tile, panel, column, k);
         }
       }
       float* y = tile.y + row * tile.y_stride + (first - tile.panel_begin * PackedMatrix::kPanel);
       for (std::int32_t column = 0; column < columns; ++column) {
-        const double scale = tile.type == WeightType::kI8 ? tile.scales[first + column] : 1.0;
+        const double scale = tile.type == WeightType::kI8
+                                 ? double{tile.x_scales[row]} * tile.scales[first + column]
+                                 : 1.0;
         y[column] = static_cast<float>(sum[column] * scale);
       }
     }

@@ -25,8 +25,8 @@ double row_dot(const PackedMatrix& w, std::int32_t n, const double* x, bool magn
 }
 
 /// One row in double without any rounding inside, and how far a float variant may be from it: the
-/// bounds of gate and up carried through silu (slope at most 1.1) and, for BF16, one rounding of
-/// the down inputs.
+/// bounds of gate and up carried through silu (slope at most 1.1) and, unless F32, one rounding of
+/// the down inputs; with I8 also that of x to fixed point.
 void expect_row(const ExpertWeights& weights,
                 const float* x_row,
                 std::vector<double>& expected,
@@ -34,20 +34,29 @@ void expect_row(const ExpertWeights& weights,
   const std::int32_t hidden = weights.gate.k();
   const std::int32_t intermediate = weights.gate.n();
   const std::vector<double> x(x_row, x_row + hidden);
+  const bool is_i8 = weights.down.dtype() == DType::kI8;
+  const double x_error = is_i8 ? fixed_point_error({x_row, static_cast<std::size_t>(hidden)}) : 0;
+  const std::vector<double> errors(x.size(), x_error);
   std::vector<double> h(static_cast<std::size_t>(intermediate));
   std::vector<double> h_error(h.size());
   for (std::int32_t i = 0; i < intermediate; ++i) {
     const double gate = row_dot(weights.gate, i, x.data(), false);
     const double up = row_dot(weights.up, i, x.data(), false);
     const double gate_error =
-        sum_bound(hidden, kUnitF32, row_dot(weights.gate, i, x.data(), true), kUnitF32, gate);
+        sum_bound(hidden, kUnitF32, row_dot(weights.gate, i, x.data(), true), kUnitF32, gate) +
+        row_dot(weights.gate, i, errors.data(), true);
     const double up_error =
-        sum_bound(hidden, kUnitF32, row_dot(weights.up, i, x.data(), true), kUnitF32, up);
+        sum_bound(hidden, kUnitF32, row_dot(weights.up, i, x.data(), true), kUnitF32, up) +
+        row_dot(weights.up, i, errors.data(), true);
     const double silu = gate / (1 + std::exp(-gate));
     h[i] = silu * up;
     h_error[i] =
         1.1 * gate_error * std::abs(up) + std::abs(silu) * up_error + 8 * kUnitF32 * std::abs(h[i]);
-    if (weights.down.dtype() != DType::kF32) h_error[i] += 1.01 * kUnitBf16 * std::abs(h[i]);
+    if (weights.down.dtype() == DType::kBF16) h_error[i] += 1.01 * kUnitBf16 * std::abs(h[i]);
+  }
+  if (is_i8) {
+    const std::vector<float> floats(h.begin(), h.end());
+    for (double& error : h_error) error += 1.01 * fixed_point_error(floats);
   }
   for (std::int32_t n = 0; n < hidden; ++n) {
     expected.push_back(row_dot(weights.down, n, h.data(), false));

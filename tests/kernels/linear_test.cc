@@ -38,14 +38,35 @@ std::vector<double> product(const Problem& problem) {
   return y;
 }
 
+/// How far y may be from `expected` where sums have rounding errors of u_acc. With I8 sums are
+/// exact and inputs are not.
+std::vector<double> bounds(const Problem& problem,
+                           double u_acc,
+                           const std::vector<double>& expected) {
+  std::vector<double> bound(expected.size());
+  if (problem.w.dtype() != DType::kI8) {
+    reference::linear_magnitude(problem.w, problem.x.data(), problem.m, bound.data());
+    for (std::size_t i = 0; i < bound.size(); ++i) {
+      bound[i] = sum_bound(problem.w.k(), u_acc, bound[i], kUnitF32, expected[i]);
+    }
+    return bound;
+  }
+  const auto k = static_cast<std::size_t>(problem.w.k());
+  const std::vector<float> ones(k, 1);
+  std::vector<double> magnitude(static_cast<std::size_t>(problem.w.n()));
+  reference::linear_magnitude(problem.w, ones.data(), 1, magnitude.data());
+  for (std::size_t i = 0; i < bound.size(); ++i) {
+    const std::size_t row = i / magnitude.size();
+    const double error = fixed_point_error(std::span(problem.x).subspan(row * k, k));
+    bound[i] = error * magnitude[i % magnitude.size()] + 3 * kUnitF32 * std::abs(expected[i]);
+  }
+  return bound;
+}
+
 void expect_close(Variant variant, const Problem& problem, ThreadPool& pool) {
   const std::vector<double> expected = product(problem);
-  std::vector<double> bound(expected.size());
-  reference::linear_magnitude(problem.w, problem.x.data(), problem.m, bound.data());
-  const double u_acc = variant == Variant::kReference ? 0x1p-53 : kUnitF32;
-  for (std::size_t i = 0; i < bound.size(); ++i) {
-    bound[i] = sum_bound(problem.w.k(), u_acc, bound[i], kUnitF32, expected[i]);
-  }
+  const std::vector<double> bound =
+      bounds(problem, variant == Variant::kReference ? 0x1p-53 : kUnitF32, expected);
   Guarded y(expected.size());
   linear(variant, problem.w, problem.x.data(), problem.m, y.data(), pool);
   EXPECT_TRUE(within(expected, y.span(), bound))
@@ -163,20 +184,52 @@ TEST_P(LinearOf, AColumnHasTheSameBitsInAnyMatrix) {
 }
 
 TEST_P(LinearOf, ANanInOneRowStaysThere) {
-  Problem problem = make_problem(DType::kBF16, 8, 40, 30, 3);
-  Guarded clean(8 * 40);
-  linear_serial(GetParam(), problem.w, problem.x.data(), 8, clean.data());
-  problem.x[3 * 30 + 4] = NAN;
-  Guarded y(8 * 40);
-  linear_serial(GetParam(), problem.w, problem.x.data(), 8, y.data());
-  for (std::size_t row = 0; row < 8; ++row) {
-    for (std::size_t n = 0; n < 40; ++n) {
-      if (row == 3) {
-        EXPECT_TRUE(std::isnan(y.span()[row * 40 + n]));
-      } else {
-        EXPECT_EQ(y.span()[row * 40 + n], clean.span()[row * 40 + n]);
+  for (DType dtype : {DType::kBF16, DType::kI8}) {
+    Problem problem = make_problem(dtype, 8, 40, 30, 3);
+    Guarded clean(8 * 40);
+    linear_serial(GetParam(), problem.w, problem.x.data(), 8, clean.data());
+    problem.x[3 * 30 + 4] = NAN;
+    Guarded y(8 * 40);
+    linear_serial(GetParam(), problem.w, problem.x.data(), 8, y.data());
+    for (std::size_t row = 0; row < 8; ++row) {
+      for (std::size_t n = 0; n < 40; ++n) {
+        if (row == 3) {
+          EXPECT_TRUE(std::isnan(y.span()[row * 40 + n]));
+        } else {
+          EXPECT_EQ(y.span()[row * 40 + n], clean.span()[row * 40 + n]);
+        }
       }
     }
+  }
+}
+
+TEST(LinearI8, EveryVariantButTheReferenceHasTheSameBits) {
+  ThreadPool pool(2);
+  for (const auto& [m, n, k] : {std::tuple{1, 16, 64}, {5, 33, 131}, {40, 70, 1027}}) {
+    const Problem problem = make_problem(DType::kI8, m, n, k, 29);
+    std::vector<float> plain(static_cast<std::size_t>(m) * n), y(plain.size());
+    linear(Variant::kPlain, problem.w, problem.x.data(), m, plain.data(), pool);
+    for (const Variant variant : supported_variants()) {
+      if (variant == Variant::kReference) continue;
+      linear(variant, problem.w, problem.x.data(), m, y.data(), pool);
+      EXPECT_EQ(std::memcmp(y.data(), plain.data(), y.size() * sizeof(float)), 0)
+          << variant_name(variant) << " m=" << m;
+    }
+  }
+}
+
+// All weights and inputs as large as they get: 127 * 32639 * k is far beyond 32 bits.
+TEST_P(LinearOf, I8HoldsTheLargestSums) {
+  constexpr std::int32_t kK = 70001;
+  ThreadPool pool(1);
+  for (const float sign : {1.0f, -1.0f}) {
+    std::vector<float> weights(2 * kK, sign);
+    for (std::size_t i = kK; i < weights.size(); i += 2) weights[i] = -sign;
+    Problem problem{PackedMatrix(DType::kI8, 2, kK, weights), std::vector<float>(kK, 0.75f), 1};
+    std::vector<float> y(2);
+    linear(GetParam(), problem.w, problem.x.data(), 1, y.data(), pool);
+    EXPECT_NEAR(y[0], sign * 0.75 * kK, 0.75 * kK * 4e-3);
+    EXPECT_NEAR(y[1], sign * -0.75, 0.75 * 4e-3 + kK * 0.75 * 1e-7);
   }
 }
 
@@ -204,26 +257,32 @@ TEST(LinearAmx, EmulatedTilesMatchTheDefinitionAndDoNotDependOnTheBatch) {
          .panel_begin = 0,
          .panel_end = problem.w.num_panels(),
          .rows = m - from,
-         .x = nullptr,
-         .x_bf16 = x.halves(from),
+         .x = x.row(from),
          .x_stride = x.stride(),
+         .x_scales = x.scales(from),
+         .x_offsets = x.offsets(from),
          .y = y,
          .y_stride = problem.w.n()});
   };
   for (DType dtype : {DType::kBF16, DType::kI8}) {
-    for (const auto& [m, n, k] :
-         {std::tuple{1, 16, 32}, {16, 33, 31}, {17, 15, 64}, {33, 70, 97}, {201, 40, 300}}) {
+    for (const auto& [m, n, k] : {std::tuple{1, 16, 32},
+                                  {16, 33, 31},
+                                  {17, 15, 64},
+                                  {33, 70, 97},
+                                  {201, 40, 300},
+                                  {97, 20, 2052}}) {
       const Problem problem = make_problem(dtype, m, n, k, 7);
       const std::vector<double> expected = product(problem);
-      std::vector<double> bound(expected.size());
-      reference::linear_magnitude(problem.w, problem.x.data(), m, bound.data());
-      for (std::size_t i = 0; i < bound.size(); ++i) {
-        bound[i] = sum_bound(k, kUnitF32, bound[i], kUnitF32, expected[i]);
-      }
       Guarded y(expected.size());
       run(problem, 0, m, 0, y.data());
-      EXPECT_TRUE(within(expected, y.span(), bound)) << dtype_name(dtype) << " m=" << m;
+      EXPECT_TRUE(within(expected, y.span(), bounds(problem, kUnitF32, expected)))
+          << dtype_name(dtype) << " m=" << m;
       EXPECT_TRUE(y.intact());
+      if (dtype == DType::kI8) {
+        std::vector<float> plain(expected.size());
+        linear_serial(Variant::kPlain, problem.w, problem.x.data(), m, plain.data());
+        EXPECT_EQ(std::memcmp(y.data(), plain.data(), plain.size() * sizeof(float)), 0);
+      }
       std::vector<float> alone(static_cast<std::size_t>(n));
       for (std::int32_t row = 0; row < m; ++row) {
         run(problem, row, 1, 0, alone.data());

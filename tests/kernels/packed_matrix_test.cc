@@ -73,17 +73,18 @@ TEST(PackedMatrix, Bf16IsPanelThenPairThenColumn) {
   EXPECT_EQ(bf16_to_float(panel<bf16>(w, 1)[0]), weights[16 * 3]);
 }
 
-TEST(PackedMatrix, I8IsScaledByColumnAndHasThePairsOfBf16) {
-  const std::vector<float> weights = {1, -2, 0.5f, 0, 0, 0};
-  const PackedMatrix w(DType::kI8, 2, 3, weights);
-  EXPECT_EQ(w.num_bytes(), 2u * 16 * 2 + 16 * 4);
+TEST(PackedMatrix, I8IsScaledByColumnAndPanelThenFourThenColumn) {
+  const std::vector<float> weights = {1, -2, 0.5f, 0, 1.5f, 0, 0, 0, 0, 0};
+  const PackedMatrix w(DType::kI8, 2, 5, weights);
+  EXPECT_EQ(w.num_bytes(), 2u * 16 * 4 + 16 * 4);
   EXPECT_EQ(w.scales()[0], 2.0f / 127);
   EXPECT_EQ(w.scales()[1], 0.0f);
   EXPECT_EQ(w.scales()[2], 0.0f) << "columns beyond n";
-  EXPECT_EQ(panel<std::int8_t>(w, 0)[0], 64);  // 63.5 to even
-  EXPECT_EQ(panel<std::int8_t>(w, 0)[1], -127);
-  EXPECT_EQ(panel<std::int8_t>(w, 0)[32], 32);  // 31.75
-  EXPECT_EQ(panel<std::int8_t>(w, 0)[2], 0) << "a column of zeros";
+  EXPECT_EQ(panel<std::uint8_t>(w, 0)[0], 128 + 64);  // 63.5 to even
+  EXPECT_EQ(panel<std::uint8_t>(w, 0)[1], 128 - 127);
+  EXPECT_EQ(panel<std::uint8_t>(w, 0)[2], 128 + 32);  // 31.75
+  EXPECT_EQ(panel<std::uint8_t>(w, 0)[4], 128) << "a column of zeros";
+  EXPECT_EQ(panel<std::uint8_t>(w, 0)[64], 128 + 95);  // 95.25
   EXPECT_EQ(w.at(0, 1), -127 * static_cast<double>(2.0f / 127));
   EXPECT_EQ(w.at(1, 0), 0.0f);
 }

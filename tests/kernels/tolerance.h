@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <limits>
@@ -47,6 +48,16 @@ inline testing::AssertionResult within(std::span<const double> expected,
 inline double sum_bound(
     double terms, double u_acc, double magnitude, double u_out, double expected) {
   return 4 * std::sqrt(terms) * u_acc * magnitude + u_out * std::abs(expected);
+}
+
+/// How far an element of a row may be from its fixed point (kernels/fixed_point.h).
+inline double fixed_point_error(std::span<const float> row) {
+  double max = 0, sum = 0;
+  for (const float value : row) {
+    max = std::max(max, std::abs(double{value}));
+    sum += std::abs(double{value});
+  }
+  return std::max(max / 32639, sum / 0x1p24);
 }
 
 /// An output that starts as NaN, between canaries.
