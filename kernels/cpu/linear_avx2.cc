@@ -114,18 +114,18 @@ template <WeightType kType, int kFetch, int kRows, int kPanels>
   if (count > 2) add_products<kType, 2>(weights, panel_bytes, inputs, sums);
 }
 
-/// Writes a panel's sums of one row where they are columns of y. `column` is the panel's first.
-[[gnu::always_inline]] inline void store(
-    const LinearTile& tile, std::int32_t row, std::int32_t column, __m256 low, __m256 high) {
+/// Writes eight outputs of one row from `column` on where they are columns of y.
+[[gnu::always_inline]] inline void store(const LinearTile& tile,
+                                         std::int32_t row,
+                                         std::int32_t column,
+                                         __m256 outputs) {
   float* y = tile.y + row * tile.y_stride + (column - tile.panel_begin * kPanelColumns);
-  if (tile.n - column >= kPanelColumns) {
-    _mm256_storeu_ps(y, low);
-    _mm256_storeu_ps(y + 8, high);
+  if (tile.n - column >= 8) {
+    _mm256_storeu_ps(y, outputs);
     return;
   }
-  alignas(32) float all[kPanelColumns];
-  _mm256_store_ps(all, low);
-  _mm256_store_ps(all + 8, high);
+  alignas(32) float all[8];
+  _mm256_store_ps(all, outputs);
   for (std::int32_t c = 0; c < tile.n - column; ++c) y[c] = all[c];
 }
 
@@ -143,51 +143,73 @@ struct Fma {
     accumulate<kType, kFetch>(weights, tile.panel_bytes, tile.k, inputs, sums);
     unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
       unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
-        store(tile, row + r.value, (panel + p.value) * kPanelColumns, sums.low[r.value][p.value],
-              sums.high[r.value][p.value]);
+        const std::int32_t column = (panel + p.value) * kPanelColumns;
+        store(tile, row + r.value, column, sums.low[r.value][p.value]);
+        store(tile, row + r.value, column + 8, sums.high[r.value][p.value]);
       });
     });
   }
 };
 
-/// Integer sums: four columns and four k at a time, two successive k by VPMADDWD.
+/// Integer sums: four columns and four k at a time, two successive k by VPMADDWD. Of many rows half
+/// a panel's columns at a time have room in the registers.
 struct Integers {
   static constexpr int max_panels(int) { return 1; }
-  static constexpr int kParts = 4;  ///< of a panel's columns
 
   template <int kRows, int kPanels>
   static void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {
-    const std::byte* weights = tile.weights + panel * tile.panel_bytes;
-    const std::byte* x = tile.x + row * tile.x_stride;
-    const std::ptrdiff_t x_stride = tile.x_stride;
-    __m256i sums[kRows][kParts] = {};
-    for (std::int32_t k = 0; k < tile.k; k += 4) {
-      _mm_prefetch(reinterpret_cast<const char*>(weights + 4096), _MM_HINT_T0);
-      __m256i inputs[kRows];
-      unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
-        inputs[r.value] = _mm256_broadcastq_epi64(
-            _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x + r.value * x_stride)));
-      });
-      unrolled<kParts>([&](auto p) __attribute__((always_inline)) {
-        const __m256i w = _mm256_cvtepu8_epi16(
-            _mm_load_si128(reinterpret_cast<const __m128i*>(weights) + p.value));
-        unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
-          __m256i& sum = sums[r.value][p.value];
-          sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w, inputs[r.value]));
-        });
-      });
-      weights += 64;
-      x += 8;
+    if constexpr (kRows <= 2) {
+      columns<kRows, kPanelColumns>(tile, panel, 0, row);
+    } else {
+      columns<kRows, kPanelColumns / 2>(tile, panel, 0, row);
+      columns<kRows, kPanelColumns / 2>(tile, panel, kPanelColumns / 2, row);
     }
-    unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
-      const std::int32_t column = panel * kPanelColumns;
-      store(tile, row + r.value, column,
-            scaled(tile, row + r.value, column, sums[r.value][0], sums[r.value][1]),
-            scaled(tile, row + r.value, column + 8, sums[r.value][2], sums[r.value][3]));
-    });
   }
 
  private:
+  /// kColumns of a panel from its column `first` on.
+  template <int kRows, int kColumns>
+  [[gnu::always_inline]] static void columns(const LinearTile& tile,
+                                             std::int32_t panel,
+                                             std::int32_t first,
+                                             std::int32_t row) {
+    constexpr int kParts = kColumns / 4;
+    const std::byte* weights = tile.weights + panel * tile.panel_bytes + 4 * first;
+    const std::ptrdiff_t stride = tile.x_stride;
+    // Two pointers and one distance reach six rows; those to rows that are not there are not
+    // formed.
+    const std::byte* rows[] = {tile.x + row * stride,
+                               tile.x + (kRows > 3 ? row + 3 : row) * stride};
+    __m256i sums[kRows][kParts] = {};
+    for (std::int32_t k = 0; k < tile.k; k += 4) {
+      _mm_prefetch(reinterpret_cast<const char*>(weights + 4096), _MM_HINT_T0);
+      __m256i w[kParts];
+      unrolled<kParts>([&](auto p) __attribute__((always_inline)) {
+        w[p.value] = _mm256_cvtepu8_epi16(
+            _mm_load_si128(reinterpret_cast<const __m128i*>(weights) + p.value));
+      });
+      unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+        const __m256i input = _mm256_broadcastq_epi64(_mm_loadl_epi64(
+            reinterpret_cast<const __m128i*>(rows[r.value / 3] + r.value % 3 * stride)));
+        unrolled<kParts>([&](auto p) __attribute__((always_inline)) {
+          __m256i& sum = sums[r.value][p.value];
+          sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w[p.value], input));
+          asm volatile("" : "+x"(sum));  // as in add_products
+        });
+      });
+      weights += 64;
+      rows[0] += 8;
+      rows[1] += 8;
+    }
+    unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
+      unrolled<kParts / 2>([&](auto p) __attribute__((always_inline)) {
+        const std::int32_t column = panel * kPanelColumns + first + 8 * p.value;
+        store(tile, row + r.value, column,
+              scaled(tile, row + r.value, column, sums[r.value][2 * p.value],
+                     sums[r.value][2 * p.value + 1]));
+      });
+    });
+  }
   /// Eight outputs from `column` on, of sums of columns 0 to 3 and 4 to 7, two of each.
   [[gnu::always_inline]] static __m256 scaled(
       const LinearTile& tile, std::int32_t row, std::int32_t column, __m256i low, __m256i high) {
@@ -209,7 +231,7 @@ void linear_tile(const LinearTile& tile) {
     case WeightType::kBF16:
       return RowBlocks<Fma<WeightType::kBF16>, 6, 4>::all(tile);
     case WeightType::kI8:
-      return RowBlocks<Integers, 3, 1>::all(tile);
+      return RowBlocks<Integers, 6, 1>::all(tile);
   }
 }
 

@@ -79,7 +79,7 @@ struct Fma {
 
 /// Integer sums: eight columns and four k at a time, two successive k by VPMADDWD.
 struct Integers {
-  static constexpr int max_panels(int) { return 2; }
+  static constexpr int max_panels(int) { return 1; }
 
   template <int kRows, int kPanels>
   static void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {
@@ -139,7 +139,7 @@ void linear_tile(const LinearTile& tile) {
     case WeightType::kBF16:
       return RowBlocks<Fma<Bf16>, 6, 4>::all(tile);
     case WeightType::kI8:
-      return RowBlocks<Integers, 6, 2>::all(tile);
+      return RowBlocks<Integers, 6, 1>::all(tile);
   }
 }
 

@@ -99,8 +99,8 @@ struct I8 {
 // several panels.
 void linear_tile(const LinearTile& tile) {
   if (tile.type == WeightType::kI8) {
-    if (tile.rows <= 4) {
-      RowBlocks<I8, 4, 1>::all(tile);
+    if (tile.rows <= 6) {
+      RowBlocks<I8, 6, 1>::all(tile);
     } else {
       RowBlocks<I8, 6, 2>::all(tile);
     }
