@@ -25,17 +25,16 @@ RmsNormFn* rms_norm_kernel(Variant variant) {
   check_failed("unknown variant", __FILE__, __LINE__);
 }
 
-/// What gives the same bits in every variant, so that the fastest that the CPU has will do.
+/// What gives the same bits in every variant.
 struct ExactKernels {
   RoundFn* round_bf16;
   AddFn* add;
 };
 
 const ExactKernels& exact_kernels() {
-  static const ExactKernels kernels =
-      variant_supported(Variant::kAvx512) ? ExactKernels{avx512::round_bf16, avx512::add}
-      : variant_supported(Variant::kAvx2) ? ExactKernels{avx2::round_bf16, avx2::add}
-                                          : ExactKernels{plain::round_bf16, plain::add};
+  static const ExactKernels kernels = {
+      widest(plain::round_bf16, avx2::round_bf16, avx512::round_bf16),
+      widest(plain::add, avx2::add, avx512::add)};
   return kernels;
 }
 

@@ -22,14 +22,12 @@ struct FixedPointKernels {
   DigitsFn* digits;
 };
 
-/// The same bits in every variant, so the fastest that the CPU has will do.
+/// The same bits in every variant.
 const FixedPointKernels& fixed_point_kernels() {
-  static const FixedPointKernels kernels =
-      variant_supported(Variant::kAvx512)
-          ? FixedPointKernels{avx512::magnitude, avx512::fixed_point, avx512::digits}
-      : variant_supported(Variant::kAvx2)
-          ? FixedPointKernels{avx2::magnitude, avx2::fixed_point, avx2::digits}
-          : FixedPointKernels{plain::magnitude, plain::fixed_point, plain::digits};
+  static const FixedPointKernels kernels = {
+      widest(plain::magnitude, avx2::magnitude, avx512::magnitude),
+      widest(plain::fixed_point, avx2::fixed_point, avx512::fixed_point),
+      widest(plain::digits, avx2::digits, avx512::digits)};
   return kernels;
 }
 

@@ -127,6 +127,9 @@ using FixedPointFn = FixedPointSums(const float* x,
                                     std::int16_t* q);
 /// As split_digits.
 using DigitsFn = void(std::int16_t* q, std::int32_t blocks);
+/// Quantises a row of BF16: bytes[i] = round(row[i] / scale) + 128, in [1, 255], and returns the
+/// scale, max |row[i]| / 127. Rows are finite.
+using QuantiseFn = float(const std::uint16_t* row, std::size_t size, std::uint8_t* bytes);
 /// sum[i] += scale * x[i], the product rounded first. The bits of every variant are equal.
 using AddFn = void(float* sum, const float* x, float scale, std::size_t size);
 /// As rms_norm.
@@ -156,6 +159,7 @@ AddFn add;
 MagnitudeFn magnitude;
 FixedPointFn fixed_point;
 DigitsFn digits;
+QuantiseFn quantise;
 RmsNormFn rms_norm;
 SiluMulFn silu_mul;
 ExpFn exp_shifted;
@@ -171,6 +175,7 @@ AddFn add;
 MagnitudeFn magnitude;
 FixedPointFn fixed_point;
 DigitsFn digits;
+QuantiseFn quantise;
 RmsNormFn rms_norm;
 SiluMulFn silu_mul;
 ExpFn exp_shifted;
@@ -186,6 +191,7 @@ AddFn add;
 MagnitudeFn magnitude;
 FixedPointFn fixed_point;
 DigitsFn digits;
+QuantiseFn quantise;
 RmsNormFn rms_norm;
 SiluMulFn silu_mul;
 ExpFn exp_shifted;

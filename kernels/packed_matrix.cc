@@ -1,12 +1,13 @@
 #include "kernels/packed_matrix.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "common/check.h"
 #include "common/packed_layout.h"
+#include "kernels/implementations.h"
+#include "kernels/variant.h"
 #include "kernels/weight_memory.h"
 
 namespace moiety::kernels {
@@ -78,22 +79,6 @@ void interleave(const std::uint32_t* rows,
   }
 }
 
-/// Quantises a row of BF16 to bytes round(w / scale) + 128, and returns the scale.
-float quantise(std::span<const bf16> row, std::byte* bytes) {
-  float max = 0;
-  for (bf16 w : row) max = std::max(max, std::abs(bf16_to_float(w)));
-  const float scale = max / 127.0f;
-  for (std::size_t i = 0; i < row.size(); ++i) {
-    int q = 0;
-    if (scale > 0) {
-      q = static_cast<int>(
-          std::clamp(std::nearbyint(bf16_to_float(row[i]) / scale), -127.0f, 127.0f));
-    }
-    bytes[i] = static_cast<std::byte>(q + kI8Offset);
-  }
-  return scale;
-}
-
 }  // namespace
 
 void PackedMatrix::Free::operator()(std::byte* p) const { free_weights(p); }
@@ -152,6 +137,7 @@ void PackedMatrix::pack_rows(DType source,
   const std::size_t row_bytes = static_cast<std::size_t>(k_) * dtype_bytes(source);
   const std::int32_t words = packed_words(dtype_, k_);
   std::vector<std::uint32_t> block(static_cast<std::size_t>(words) * kPanel);
+  QuantiseFn* const quantise = widest(plain::quantise, avx2::quantise, avx512::quantise);
   std::vector<std::uint32_t> pairs;  // of a row that becomes I8
   if (dtype_ == DType::kI8) {
     pairs.resize(static_cast<std::size_t>(packed_words(DType::kBF16, k_)));
@@ -169,8 +155,8 @@ void PackedMatrix::pack_rows(DType source,
       } else {
         read_pairs(source, row, k_, pairs.data());
         const_cast<float*>(scales())[begin + r] =
-            quantise({reinterpret_cast<const bf16*>(pairs.data()), static_cast<std::size_t>(k_)},
-                     reinterpret_cast<std::byte*>(target));
+            quantise(reinterpret_cast<const bf16*>(pairs.data()), static_cast<std::size_t>(k_),
+                     reinterpret_cast<std::uint8_t*>(target));
       }
     }
     interleave(block.data(), num_rows, words, reinterpret_cast<std::uint32_t*>(panel));

@@ -9,9 +9,7 @@ namespace {
 
 /// All of them write the same bytes, so the fastest will do for every variant.
 StoreFn* store_kernel() {
-  static StoreFn* const kernel = variant_supported(Variant::kAvx512) ? avx512::store_kv
-                                 : variant_supported(Variant::kAvx2) ? avx2::store_kv
-                                                                     : plain::store_kv;
+  static StoreFn* const kernel = widest(plain::store_kv, avx2::store_kv, avx512::store_kv);
   return kernel;
 }
 

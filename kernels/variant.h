@@ -36,6 +36,14 @@ bool variant_supported(Variant variant);
 /// Every variant that this CPU can run, reference first, fastest last.
 std::vector<Variant> supported_variants();
 
+/// Of functions whose bits are equal, that of the widest vectors that this CPU has.
+template <class Function>
+Function* widest(Function* plain, Function* avx2, Function* avx512) {
+  return variant_supported(Variant::kAvx512) ? avx512
+         : variant_supported(Variant::kAvx2) ? avx2
+                                             : plain;
+}
+
 /// What choose_variant() takes, for help texts and messages: "auto, amx, ..., reference".
 std::string variant_choices();
 

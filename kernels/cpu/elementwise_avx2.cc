@@ -80,4 +80,8 @@ FixedPointSums fixed_point(const float* x, std::size_t size, float factor, std::
 
 void digits(std::int16_t* q, std::int32_t blocks) { split_digits_of<Unit>(q, blocks); }
 
+float quantise(const std::uint16_t* row, std::size_t size, std::uint8_t* bytes) {
+  return quantise_row<Unit>(row, size, bytes);
+}
+
 }  // namespace moiety::kernels::avx2

@@ -5,9 +5,9 @@
 
 #include "kernels/implementations.h"
 
-/// Sums, rounding to BF16, fixed point and the KV cache's layout (kv_layout.h) in portable loops
-/// that compilers vectorise, compiled once per instruction set: `Unit` is a type of the including
-/// file's unnamed namespace, so that no copy is shared between files.
+/// Sums, rounding to BF16, fixed point, quantising and the KV cache's layout (kv_layout.h) in
+/// portable loops that compilers vectorise, compiled once per instruction set: `Unit` is a type of
+/// the including file's unnamed namespace, so that no copy is shared between files.
 namespace moiety::kernels {
 
 /// bits[i] = x[i] rounded to nearest even, in the upper half; the lower half is zero. A NaN keeps
@@ -84,6 +84,28 @@ inline void split_digits_of(std::int16_t* q, std::int32_t blocks) {
     }
     __builtin_memcpy(q, digits, sizeof digits);
   }
+}
+
+template <class Unit>
+inline float quantise_row(const std::uint16_t* row, std::size_t size, std::uint8_t* bytes) {
+  std::int32_t most = 0;  // as in largest_magnitude
+  for (std::size_t i = 0; i < size; ++i) {
+    const std::int32_t bits = row[i] & 0x7fff;
+    most = bits > most ? bits : most;
+  }
+  const float scale = __builtin_bit_cast(float, most << 16) / 127.0f;
+  if (scale == 0) {  // also where it is too small for a float
+    for (std::size_t i = 0; i < size; ++i) bytes[i] = 128;
+    return scale;
+  }
+  for (std::size_t i = 0; i < size; ++i) {
+    const auto weight = __builtin_bit_cast(float, std::uint32_t{row[i]} << 16);
+    // Rounded as in to_fixed_point_row. Scales that are not normal may lead beyond 127.
+    const std::int32_t q =
+        __builtin_bit_cast(std::int32_t, weight / scale + 12582912.0f) - 0x4b400000;
+    bytes[i] = static_cast<std::uint8_t>((q > 127 ? 127 : q < -127 ? -127 : q) + 128);
+  }
+  return scale;
 }
 
 template <class Unit>

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "common/packed_layout.h"
+#include "kernels/implementations.h"
 #include "kernels/pack_stream.h"
 #include "kernels/weight_memory.h"
 #include "tests/kernels/tolerance.h"
@@ -97,6 +98,35 @@ TEST(PackedMatrix, I8IsWithinHalfAStepOfTheRoundedWeight) {
       const float rounded =
           bf16_to_float(float_to_bf16(weights[static_cast<std::size_t>(row) * 77 + k]));
       ASSERT_LE(std::abs(w.at(row, k) - rounded), 0.5001f * w.scales()[row]);
+    }
+  }
+}
+
+TEST(PackedMatrix, I8IsQuantisedToTheSameBytesInEveryVariant) {
+  std::vector<std::vector<bf16>> rows = {{}, {0, 0x8000}, {1, 0x8001, 0}, {0x70, 3}};  // not normal
+  for (const std::size_t size : {1, 37, 300}) {
+    for (const float scale : {1.0f, 3e38f, 1e-36f, 1e-38f}) {
+      rows.emplace_back();
+      for (const float value : random_floats(size, static_cast<unsigned>(size), scale))
+        rows.back().push_back(float_to_bf16(value));
+    }
+  }
+  for (const std::vector<bf16>& row : rows) {
+    float max = 0;
+    for (const bf16 weight : row) max = std::max(max, std::abs(bf16_to_float(weight)));
+    const float scale = max / 127;
+    std::vector<std::uint8_t> expected, bytes(row.size());
+    for (const bf16 weight : row) {
+      const float q = scale == 0 ? 0 : std::nearbyint(bf16_to_float(weight) / scale);
+      expected.push_back(static_cast<std::uint8_t>(128 + std::clamp(q, -127.0f, 127.0f)));
+    }
+    for (const auto& [variant, quantise] :
+         {std::pair<Variant, QuantiseFn*>{Variant::kPlain, plain::quantise},
+          {Variant::kAvx2, avx2::quantise},
+          {Variant::kAvx512, avx512::quantise}}) {
+      if (!variant_supported(variant)) continue;
+      EXPECT_EQ(quantise(row.data(), row.size(), bytes.data()), scale);
+      EXPECT_EQ(bytes, expected) << variant_name(variant) << ", max " << max;
     }
   }
 }
