@@ -7,6 +7,7 @@ StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special)
 
 std::string StreamDecoder::push(std::int32_t id) {
   std::string text;
+  state_.earlier_bytes = 0;
   if (!(skip_special_ && tokenizer_->is_special(id))) tokenizer_->push(id, state_, text);
   return text;
 }

@@ -72,6 +72,9 @@ class StreamDecoder {
   explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = true);
   /// Text that became certain with this token; may be empty.
   std::string push(std::int32_t id);
+  /// Bytes at the start of the last push()'s text that belong to the tokens before it: a character
+  /// that they began and this one did not finish.
+  std::size_t earlier_bytes() const { return state_.earlier_bytes; }
   /// What is left: an unfinished character comes out as U+FFFD.
   std::string finish();
 

@@ -73,16 +73,29 @@ bool TokenDecoder::first_differs() const {
 void TokenDecoder::push(const Token& token, DecodeState& state, std::string& text) const {
   ++state.num_tokens;
   if (byte_level_) {
-    state.pending += token.text;
-    const std::size_t certain = state.pending.size() - unfinished_utf8_suffix(state.pending);
-    append_replacing_invalid(std::string_view(state.pending).substr(0, certain), text);
-    state.pending.erase(0, certain);
+    push_bytes(token, state, text);
   } else if (token.is_byte) {
     state.pending += token.text;
   } else {
+    const std::size_t begin = text.size();
     end_run(state, text);
+    state.earlier_bytes = text.size() - begin;
     append(token.text, state, text);
   }
+}
+
+void TokenDecoder::push_bytes(const Token& token, DecodeState& state, std::string& text) const {
+  const std::size_t waited = state.pending.size();
+  state.pending += token.text;
+  const std::string_view bytes = state.pending;
+  if (waited > 0 && bytes.size() > waited) {
+    const std::string_view longer = bytes.substr(0, waited + 1);
+    const bool goes_on = is_valid_utf8(longer) || unfinished_utf8_suffix(longer) == longer.size();
+    if (!goes_on) state.earlier_bytes = kReplacement.size();
+  }
+  const std::size_t certain = bytes.size() - unfinished_utf8_suffix(bytes);
+  append_replacing_invalid(bytes.substr(0, certain), text);
+  state.pending.erase(0, certain);
 }
 
 void TokenDecoder::finish(DecodeState& state, std::string& text) const {

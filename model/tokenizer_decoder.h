@@ -12,10 +12,11 @@ namespace moiety {
 
 /// What a sequence of tokens left behind for the ones that follow it.
 struct DecodeState {
-  std::string pending;           ///< bytes that are no text yet
-  std::uint64_t num_tokens = 0;  ///< so far
-  std::size_t num_stripped = 0;  ///< characters taken off the start of the text
-  bool may_strip = true;         ///< nothing but those came so far
+  std::string pending;            ///< bytes that are no text yet
+  std::size_t earlier_bytes = 0;  ///< of the text: a character that tokens before it had begun
+  std::uint64_t num_tokens = 0;   ///< so far
+  std::size_t num_stripped = 0;   ///< characters taken off the start of the text
+  bool may_strip = true;          ///< nothing but those came so far
 };
 
 /// The decoder of a tokenizer.json: joins tokens to text. Immutable, thread-safe.
@@ -63,6 +64,7 @@ class TokenDecoder {
   void finish(DecodeState& state, std::string& text) const;
 
  private:
+  void push_bytes(const Token& token, DecodeState& state, std::string& text) const;
   void end_run(DecodeState& state, std::string& text) const;
   void append(std::string_view part, DecodeState& state, std::string& text) const;
 

@@ -25,10 +25,12 @@ bool ChoiceText::push(const SampledToken& sampled) {
     stop_reason_ = sampled.token;
     return true;
   }
-  if (options_.keep_tokens) {
-    pending_.push_back({{sampled, decoded_characters_}, decoded_bytes_});
-  }
   const std::string piece = decoder_.push(sampled.token);
+  if (options_.keep_tokens) {
+    const std::string_view earlier = std::string_view(piece).substr(0, decoder_.earlier_bytes());
+    pending_.push_back({{sampled, decoded_characters_ + count_characters(earlier)},
+                        decoded_bytes_ + earlier.size()});
+  }
   decoded_bytes_ += piece.size();
   decoded_characters_ += count_characters(piece);
   const std::string text =

@@ -197,6 +197,20 @@ TEST_F(ChoiceTextTest, HalfACharacterWaits) {
   EXPECT_EQ(piece.tokens.size(), 1u);
 }
 
+TEST_F(ChoiceTextTest, ATokenBehindAnUnfinishedCharacterBeginsBehindIt) {
+  const std::int32_t part = tokenizer().encode("🦑")->at(0);
+  const std::int32_t word = tokenizer().encode("one")->at(0);
+  EXPECT_THAT(run({part, word}, {}).offsets, ElementsAre(0, 1));
+  const Outcome parts = run({part, part, word}, {});
+  EXPECT_EQ(parts.text,
+            "\xef\xbf\xbd\xef\xbf\xbd"
+            "one");
+  EXPECT_THAT(parts.offsets, ElementsAre(0, 1, 2));
+  const Outcome stopped = run({part, word}, {.stop = {"one"}});
+  EXPECT_EQ(stopped.text, "\xef\xbf\xbd");
+  EXPECT_THAT(stopped.tokens, ElementsAre(part)) << "the other lies behind the end";
+}
+
 TEST_F(ChoiceTextTest, SpecialTokensAreLeftOutUnlessWanted) {
   const std::vector<std::int32_t> ids = *tokenizer().encode("a<|endoftext|>b");
   EXPECT_EQ(run(ids, {}).text, "ab");
