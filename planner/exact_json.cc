@@ -89,8 +89,10 @@ struct Handler {
 
 }  // namespace
 
-json::value parse_exact_json(std::string_view text, boost::system::error_code& error) {
-  json::basic_parser<Handler> parser{json::parse_options{}};
+json::value parse_exact_json(std::string_view text,
+                             boost::system::error_code& error,
+                             const json::parse_options& options) {
+  json::basic_parser<Handler> parser{options};
   parser.handler().stack.reset();
   const std::size_t used = parser.write_some(false, text.data(), text.size(), error);
   if (!error && used < text.size()) error = json::error::extra_data;

@@ -5,6 +5,8 @@
 #include <boost/json.hpp>
 #include <cmath>
 
+#include "planner/exact_json.h"
+
 namespace moiety {
 namespace json = boost::json;
 
@@ -128,7 +130,7 @@ std::optional<std::string> parse_json(std::string_view text, json::value& out) {
   json::parse_options options;
   options.max_depth = kMaxJsonDepth;
   boost::system::error_code error;
-  out = json::parse(json::string_view(text.data(), text.size()), error, {}, options);
+  out = planner::parse_exact_json(text, error, options);
   if (!error) return std::nullopt;
   if (error == json::error::too_deep) {
     return fmt::format("has more than {} objects and arrays inside of one another", kMaxJsonDepth);

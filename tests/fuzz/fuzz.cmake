@@ -21,5 +21,5 @@ moiety_fuzz(tokenizer LINK moiety_tokenizer)
 moiety_fuzz(text LINK moiety_tokenizer)
 moiety_fuzz(planner_files LINK moiety_planner)
 moiety_fuzz(completion_request
-  SOURCES router/completion_request.cc router/field_reader.cc router/generation_fields.cc
+  SOURCES planner/exact_json.cc router/completion_request.cc router/field_reader.cc router/generation_fields.cc
   LINK moiety_common Boost::json)

@@ -206,6 +206,16 @@ TEST_F(RenderChat, BeginsAnAnswer) {
   EXPECT_EQ(render(kSource, with(R"("add_generation_prompt": false)")), "<user>hi</>");
 }
 
+TEST_F(RenderChat, PrintsNumbersAsTheyWereGiven) {
+  const std::string_view numbers = "[-481.29197134398476, 7e+180, 9.779563142955495e-18, 0.1, 1.0]";
+  const std::string source = "{{ messages[0].tool_calls[0].function.arguments.x }}{{ x }}";
+  const std::string call =
+      R"([{"role": "assistant", "tool_calls": [{"function": {"arguments": "{\"x\": )" +
+      std::string(numbers) + R"(}"}}]}], "chat_template_kwargs": {"x": )" + std::string(numbers) +
+      "}";
+  EXPECT_EQ(render(source, with_messages(call)), std::string(numbers) + std::string(numbers));
+}
+
 TEST_F(RenderChat, GoesOnWithTheLastMessage) {
   EXPECT_EQ(render(kSource, continuing("hi there")), "<user>hi</><assistant>hi there");
   EXPECT_EQ(render(kSource, continuing("The answer: ")), "<user>hi</><assistant>The answer: ");
