@@ -149,16 +149,40 @@ Value raise_exception(Run& run, Arguments arguments) {
   runtime_error(to_text(run, *bound[0]));
 }
 
+// `format` with what Python's datetime of no time zone replaces by itself: %z and %Z are empty, %f
+// is the microseconds.
+std::string without_zone(std::string_view format, std::string_view microseconds) {
+  std::string out;
+  for (std::size_t i = 0; i < format.size(); ++i) {
+    const char next = format[i] == '%' && i + 1 < format.size() ? format[i + 1] : '\0';
+    if (next == '\0') {
+      out += format[i];
+      continue;
+    }
+    ++i;
+    if (next == 'f') {
+      out += microseconds;
+    } else if (next != 'z' && next != 'Z') {
+      out += '%';
+      out += next;
+    }
+  }
+  return out;
+}
+
 Value strftime_now(Run& run, Arguments arguments) {
   const Bound bound("strftime_now", {"format"}, arguments, 1);
   const Text* format = text_of(*bound[0]);
   if (!format || format->view().size() > 1000)
     type_error("strftime_now() needs a string of at most 1000 bytes");
-  const std::time_t now = std::time(nullptr);
+  std::timespec now{};
+  std::timespec_get(&now, TIME_UTC);
   std::tm local{};
-  localtime_r(&now, &local);
+  localtime_r(&now.tv_sec, &local);
+  const std::string digits = std::to_string(1'000'000 + now.tv_nsec / 1000);
   // A first byte of our own tells an empty result from one that does not fit.
-  const std::string marked = words({".", *format->bytes});
+  const std::string marked =
+      words({".", without_zone(format->view(), std::string_view(digits).substr(1))});
   std::array<char, 32768> buffer;
   const std::size_t size = std::strftime(buffer.data(), buffer.size(), marked.c_str(), &local);
   if (size == 0) runtime_error("strftime_now(): the result is too long");
