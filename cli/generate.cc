@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdio>
+#include <limits>
 
 #include "cli/generate_jobs.h"
 #include "cli/generation.h"
@@ -191,7 +192,6 @@ Result<std::vector<GenerateJob>> make_jobs(const GenerateFlags& flags, JobMaker&
     return jobs;
   }
   json::object fields = flags.fields;
-  const char* flag = "--prompt";
   if (flags.prompt) {
     fields["prompt"] = *flags.prompt;
     if (*flags.prompt == "-") {
@@ -199,11 +199,9 @@ Result<std::vector<GenerateJob>> make_jobs(const GenerateFlags& flags, JobMaker&
       fields["prompt"] = text;
     }
   } else if (flags.ids) {
-    flag = "--ids";
-    MOIETY_ASSIGN(json::array ids, parse_ids(flag, *flags.ids));
+    MOIETY_ASSIGN(json::array ids, parse_ids("--ids", *flags.ids));
     fields["ids"] = std::move(ids);
   } else if (flags.chat) {
-    flag = "--chat";
     json::array& messages = fields["messages"].emplace_array();
     if (flags.system)
       messages.push_back(json::object{{"role", "system"}, {"content", *flags.system}});
@@ -212,7 +210,7 @@ Result<std::vector<GenerateJob>> make_jobs(const GenerateFlags& flags, JobMaker&
     return fail(ErrorCode::kInvalidArgument,
                 "generate needs one of --prompt, --ids, --chat and --batch");
   }
-  MOIETY_ASSIGN(GenerateJob job, maker.job(fields, flag));
+  MOIETY_ASSIGN(GenerateJob job, maker.job(fields, ""));
   jobs.push_back(std::move(job));
   return jobs;
 }
@@ -259,17 +257,17 @@ CLI::Option* add_field(CLI::App& command,
 void add_sampling_flags(CLI::App& command, const std::shared_ptr<GenerateFlags>& flags) {
   add_field<std::int32_t>(command, flags, "--max-tokens", "max_tokens",
                           "Most tokens to generate; 64 unless given")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, kMostTokens));
   add_field<std::int32_t>(command, flags, "--min-tokens", "min_tokens",
                           "Least tokens before an end of text or a stop counts")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(0, kMostTokens));
   add_field<double>(command, flags, "--temperature", "temperature",
                     "0 = greedy; generation_config.json's unless given, or else 0")
       ->check(CLI::Range(0.0, 2.0));
   add_field<double>(command, flags, "--top-p", "top_p", "Nucleus: of the most probable tokens")
       ->check(CLI::Range(0.0, 1.0));
   add_field<std::int32_t>(command, flags, "--top-k", "top_k", "The k most probable tokens; 0 = all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(-1, std::numeric_limits<std::int32_t>::max()));
   add_field<double>(command, flags, "--min-p", "min_p",
                     "Drops tokens less probable than this share of the most probable one")
       ->check(CLI::Range(0.0, 1.0));
@@ -282,8 +280,15 @@ void add_sampling_flags(CLI::App& command, const std::shared_ptr<GenerateFlags>&
   add_field<double>(command, flags, "--frequency-penalty", "frequency_penalty",
                     "Subtracted for each occurrence in the answer")
       ->check(CLI::Range(-2.0, 2.0));
-  add_field<std::int64_t>(command, flags, "--seed", "seed",
-                          "The same seed gives the same tokens; random unless given");
+  CLI::Option* seed = command.add_option_function<std::string>(
+      "--seed",
+      [flags](const std::string& text) {
+        const auto seed = parse_seed(text);
+        if (!seed) throw CLI::ValidationError("--seed", text + " is no whole number of 64 bits");
+        flags->fields["seed"] = *seed;
+      },
+      "The same seed gives the same tokens; random unless given");
+  seed->type_name("INT");
   command
       .add_option("--logit-bias", flags->logit_bias,
                   "ID=BIAS, -100 to 100: added to the token's logit; several: repeat the flag")

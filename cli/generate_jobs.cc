@@ -1,5 +1,6 @@
 #include "cli/generate_jobs.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <cstring>
 #include <random>
 
+#include "router/chat_request.h"
 #include "router/field_reader.h"
 #include "router/generation_fields.h"
 
@@ -41,7 +43,8 @@ Result<std::vector<std::int32_t>> JobMaker::encode(std::string_view text,
   return offline_->tokenizer->encode(text, add_special_tokens);
 }
 
-Result<std::vector<std::int32_t>> JobMaker::encode_chat(const json::value& messages) {
+Result<std::vector<std::int32_t>> JobMaker::encode_chat(json::object variables,
+                                                        bool add_special_tokens) {
   if (!chat_template_) {
     const std::filesystem::path& folder = offline_->checkpoint->folder();
     MOIETY_ASSIGN(chat_template_, ChatTemplate::load(folder));
@@ -52,12 +55,16 @@ Result<std::vector<std::int32_t>> JobMaker::encode_chat(const json::value& messa
                       "chat_template of tokenizer_config.json): give a prompt");
     }
   }
-  MOIETY_ASSIGN(const std::string text,
-                chat_template_->render({{"messages", messages}, {"add_generation_prompt", true}}));
-  return encode(text, false);  // the template wrote them
+  variables["add_generation_prompt"] = true;
+  const auto text = chat_template_->render(variables);
+  if (!text) return with_context("the chat template", text.error());
+  return encode(*text, add_special_tokens);
 }
 
 Result<GenerateJob> JobMaker::job(const json::object& given, const std::string& where) {
+  const auto in_context = [&](Error error) {
+    return where.empty() ? error : with_context(where, std::move(error));
+  };
   json::object object = given;
   object.emplace("model", "");  // a field of the API, where a server may have several
   FieldReader reader(object);
@@ -75,23 +82,35 @@ Result<GenerateJob> JobMaker::job(const json::object& given, const std::string& 
     if (ids->is_array()) tokens = token_ids(ids->get_array());
     if (!tokens) reader.fail("ids", "ids must be an array of token ids");
   }
-  if (fields.n != 1) reader.fail("n", "n must be 1: give the prompt several times");
-  reader.refuse_unread();
-  if (reader.error()) {
-    return fail(ErrorCode::kInvalidArgument, where + ": " + reader.error()->message);
+  json::object variables;  // of the chat template
+  if (messages != nullptr) read_messages(reader, variables);
+  bool add_special_tokens = messages == nullptr;  // templates write them themselves
+  reader.read("add_special_tokens", add_special_tokens);
+  const std::int32_t max_tokens = fields.max_tokens.value_or(kDefaultMaxTokens);
+  if (fields.min_tokens > max_tokens) {
+    reader.fail("min_tokens",
+                fmt::format("min_tokens is {}, but no more than {} tokens are generated",
+                            fields.min_tokens, max_tokens));
   }
+  if (fields.n != 1) reader.fail("n", "n must be 1: give the prompt several times");
+  reader.refuse_unless_neutral("best_of", "1", "give the prompt several times");
+  reader.refuse_unless_neutral("echo", "", "only what follows a prompt is printed");
+  reader.refuse_unless_neutral("suffix", "", "only what follows a prompt is generated");
+  reader.refuse_unread();
+  if (reader.error()) return in_context(fail(ErrorCode::kInvalidArgument, reader.error()->message));
   std::vector<std::string> stop = stop_strings(fields, defaults_);
   if (!offline_->tokenizer && !stop.empty()) {
-    return fail(
-        ErrorCode::kInvalidArgument,
-        where + (fields.stop ? ": stop: the model has no tokenizer.json; stop_token_ids work"
-                             : ": stop_strings of generation_config.json need a "
-                               "tokenizer.json: add one, or --stop \"\" for none"));
+    return in_context(fail(ErrorCode::kInvalidArgument,
+                           fields.stop
+                               ? "stop: the model has no tokenizer.json; stop_token_ids work"
+                               : "stop_strings of generation_config.json need a tokenizer.json: "
+                                 "add one, or --stop \"\" for none"));
   }
   if (!tokens) {
-    auto encoded = prompt != nullptr ? encode(std::string_view(prompt->get_string()), true)
-                                     : encode_chat(*messages);
-    if (!encoded) return with_context(where, encoded.error());
+    auto encoded = prompt != nullptr
+                       ? encode(std::string_view(prompt->get_string()), add_special_tokens)
+                       : encode_chat(std::move(variables), add_special_tokens);
+    if (!encoded) return in_context(encoded.error());
     tokens = std::move(*encoded);
   }
   GenerateJob job;
@@ -99,7 +118,7 @@ Result<GenerateJob> JobMaker::job(const json::object& given, const std::string& 
   job.request.prompt = std::move(*tokens);
   job.request.sampling =
       sampling_params(fields, defaults_, fields.seed.value_or(random_seed()), arch.eos_ids);
-  job.request.max_tokens = fields.max_tokens.value_or(kDefaultMaxTokens);
+  job.request.max_tokens = max_tokens;
   if (!fields.ignore_eos) job.request.stop_ids = arch.eos_ids;
   job.text = {.stop = std::move(stop),
               .include_stop = fields.include_stop_str_in_output,
@@ -178,6 +197,19 @@ Result<json::array> parse_ids(const std::string& flag, const std::string& text) 
   skip(" \t\n]");
   if (at != end || ids.empty()) return refuse();
   return ids;
+}
+
+std::optional<std::uint64_t> parse_seed(std::string_view text) {
+  const char* const end = text.data() + text.size();
+  std::int64_t with_sign = 0;
+  std::uint64_t without = 0;
+  const auto whole = [&](auto& number) {
+    const auto [stopped, error] = std::from_chars(text.data(), end, number);
+    return error == std::errc() && stopped == end;
+  };
+  if (whole(with_sign)) return static_cast<std::uint64_t>(with_sign);
+  if (whole(without)) return without;
+  return std::nullopt;
 }
 
 Result<json::object> parse_logit_bias(const std::vector<std::string>& entries) {

@@ -29,14 +29,15 @@ class JobMaker {
   /// maker.
   static Result<JobMaker> make(const OfflineModel& offline, std::string deployment);
 
-  /// Errors begin with `where` ("-: line 3") and name the field.
+  /// Errors begin with `where` ("FILE:3"), if it says something, and name the field.
   Result<GenerateJob> job(const boost::json::object& fields, const std::string& where);
 
  private:
   JobMaker(const OfflineModel& offline, std::string deployment, GenerationDefaults defaults)
       : offline_(&offline), deployment_(std::move(deployment)), defaults_(std::move(defaults)) {}
   Result<std::vector<std::int32_t>> encode(std::string_view text, bool add_special_tokens) const;
-  Result<std::vector<std::int32_t>> encode_chat(const boost::json::value& messages);
+  Result<std::vector<std::int32_t>> encode_chat(boost::json::object variables,
+                                                bool add_special_tokens);
 
   const OfflineModel* offline_;
   std::string deployment_;
@@ -61,6 +62,9 @@ Result<std::string> read_stdin();
 
 /// "1,2,3" or "[1, 2, 3]". kInvalidArgument names the flag.
 Result<boost::json::array> parse_ids(const std::string& flag, const std::string& text);
+
+/// A whole number of 64 bits, with or without a sign; nullopt: it is none.
+std::optional<std::uint64_t> parse_seed(std::string_view text);
 
 /// "ID=BIAS" each, as the field logit_bias. kInvalidArgument names --logit-bias and the entry.
 Result<boost::json::object> parse_logit_bias(const std::vector<std::string>& entries);

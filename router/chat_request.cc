@@ -117,18 +117,6 @@ bool check_message(FieldReader& reader, const std::string& where, json::value& v
   return flatten_content(reader, where + ".content", content);
 }
 
-void read_messages(FieldReader& reader, json::object& variables) {
-  const json::value* messages = reader.find("messages");
-  if (messages == nullptr || !messages->is_array() || messages->get_array().empty()) {
-    return reader.fail("messages", "messages must be an array of at least one message");
-  }
-  json::array checked = messages->get_array();
-  for (std::size_t i = 0; i < checked.size(); ++i) {
-    if (!check_message(reader, fmt::format("messages[{}]", i), checked[i])) return;
-  }
-  variables["messages"] = std::move(checked);
-}
-
 void read_tools(FieldReader& reader, json::object& variables) {
   const json::value* tools = reader.find("tools");
   const json::value* choice = reader.find("tool_choice");
@@ -214,6 +202,18 @@ void read_response_format(FieldReader& reader) {
 
 }  // namespace
 
+void read_messages(FieldReader& reader, json::object& variables) {
+  const json::value* messages = reader.find("messages");
+  if (messages == nullptr || !messages->is_array() || messages->get_array().empty()) {
+    return reader.fail("messages", "messages must be an array of at least one message");
+  }
+  json::array checked = messages->get_array();
+  for (std::size_t i = 0; i < checked.size(); ++i) {
+    if (!check_message(reader, fmt::format("messages[{}]", i), checked[i])) return;
+  }
+  variables["messages"] = std::move(checked);
+}
+
 std::variant<ChatRequest, FieldError> parse_chat_request(std::string_view body,
                                                          std::int32_t vocab_size) {
   json::value parsed;
@@ -243,7 +243,9 @@ std::variant<ChatRequest, FieldError> parse_chat_request(std::string_view body,
 }
 
 Result<std::string> render_chat(const ChatTemplate& chat_template, const ChatRequest& request) {
-  MOIETY_ASSIGN(std::string text, chat_template.render(request.variables));
+  auto rendered = chat_template.render(request.variables);
+  if (!rendered) return with_context("the chat template", rendered.error());
+  std::string text = std::move(*rendered);
   if (!request.continue_final_message) return text;
   // Templates may trim a content, so its trimmed text is looked for; blanks that follow it are kept
   // if the template kept them.

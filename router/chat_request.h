@@ -25,6 +25,9 @@ struct ChatRequest {
   bool add_special_tokens = false;
 };
 
+/// The field `messages`, checked, as ChatRequest::variables has it.
+void read_messages(FieldReader& reader, boost::json::object& variables);
+
 /// Interprets a request body; as parse_completion_request does.
 std::variant<ChatRequest, FieldError> parse_chat_request(std::string_view body,
                                                          std::int32_t vocab_size);

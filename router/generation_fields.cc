@@ -10,8 +10,6 @@ namespace moiety {
 namespace json = boost::json;
 namespace {
 
-constexpr std::int64_t kMostTokens = 1 << 30;
-
 void read_model(FieldReader& reader, GenerationFields& fields) {
   const json::value* model = reader.find("model");
   if (model == nullptr || !model->is_string()) {

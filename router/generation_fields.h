@@ -37,9 +37,10 @@ struct GenerationFields {
   bool skip_special_tokens = true;
 };
 
-inline constexpr std::int32_t kMaxLogprobs = 20;  // as OpenAI's chat completions
-inline constexpr std::int32_t kMaxN = 128;        // as OpenAI's
-inline constexpr std::size_t kMaxChoices = 1024;  // prompts times n
+inline constexpr std::int32_t kMostTokens = 1 << 30;  // of max_tokens and min_tokens
+inline constexpr std::int32_t kMaxLogprobs = 20;      // as OpenAI's chat completions
+inline constexpr std::int32_t kMaxN = 128;            // as OpenAI's
+inline constexpr std::size_t kMaxChoices = 1024;      // prompts times n
 inline constexpr std::size_t kMaxStopStrings = 16;
 inline constexpr std::size_t kMaxStopBytes = 1024;  // of each
 

@@ -148,6 +148,12 @@ class CliTest(unittest.TestCase):
         texts = [self.json(*ask, "--seed", str(seed))["text"] for seed in (1, 1, 2)]
         self.assertEqual(texts[0], texts[1])
         self.assertNotEqual(texts[0], texts[2])
+        # All 64 bits count, with or without a sign.
+        largest, minus_one, half = (self.json(*ask, "--seed", seed)["text"] for seed in (str(2**64 - 1), "-1", str(2**63 - 1)))
+        self.assertEqual(largest, minus_one)
+        self.assertNotEqual(largest, half)
+        for seed in (str(2**64), "1.5", "x", ""):
+            self.fails(*ask, f"--seed={seed}", says="--seed")
         # Neither threads nor kernels' blocking matter.
         self.assertEqual(self.json(*ask, "--seed", "1", "--threads", "1")["text"], texts[0])
         self.assertGreater(len({self.json(*ask)["text"] for _ in range(3)}), 1)
@@ -199,9 +205,17 @@ class CliTest(unittest.TestCase):
                           ('{"prompt": ' + "[" * 130 + "]" * 130 + "}", "more than 130"),
                           ('{"prompt": "x", "bananas": 1}', "bananas"), ('{"prompt": "x", "temperature": 9}', "temperature"),
                           ('{"ids": [1, "x"]}', "ids"), ('{"prompt": 5}', "prompt"), ('{"prompt": "x", "n": 2}', "n must be 1"),
-                          ('{"messages": "x"}', "")):
+                          ('{"messages": "x"}', "array of at least one message"), ('{"messages": []}', "array of at least one message"),
+                          ('{"messages": [{"role": "user"}]}', "messages[0].content is missing"), ('{"prompt": "x", "echo": true}', "echo"),
+                          ('{"prompt": "x", "min_tokens": 17}', "min_tokens is 17, but no more than 16")):
             file.write_text('{"prompt": "good"}\n\n' + bad + "\n")
             self.fails("generate", *flags, "--batch", file, says=[f"{file}:3: ", says])
+        # Fields mean what they mean over HTTP: contents in parts, and special tokens around a text.
+        file.write_text('{"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}], "best_of": 1}\n'
+                        '{"prompt": "x", "add_special_tokens": false, "echo": false, "seed": 18446744073709551615}\n')
+        done = moiety("generate", *flags, "--batch", file)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout.splitlines()[0])["ids"], answers[3]["ids"])
         file.write_text("\n")
         self.fails("generate", *flags, "--batch", file, says=[str(file), "no lines"])
         self.fails("generate", *flags, "--batch", "/none.jsonl", says="/none.jsonl")
@@ -221,6 +235,10 @@ class CliTest(unittest.TestCase):
         self.assertNotEqual(self.json(*ask, *hot)["ids"], greedy["ids"])
         for flags in (("--top-k", "1"), ("--top-p", "0"), ("--min-p", "1")):
             self.assertEqual(self.json(*ask, *hot, *flags)["ids"], greedy["ids"], flags)
+        self.assertEqual(self.json(*ask, *hot, "--top-k", "-1")["ids"], self.json(*ask, *hot)["ids"])
+        self.fails(*ask, "--top-k", "-2", says="not in range -1 to 2147483647")
+        self.fails(*ask, "--max-tokens", "0", says="not in range 1 to")
+        self.fails(*ask, "--min-tokens", "21", says="moiety: min_tokens is 21, but no more than 20")
         for flags in (("--repetition-penalty", "50"), ("--presence-penalty", "2"), ("--frequency-penalty", "2")):
             self.assertNotEqual(self.json(*ask, *flags)["ids"], greedy["ids"], flags)
         piece = greedy["text"][3:6]
@@ -235,7 +253,7 @@ class CliTest(unittest.TestCase):
             self.fails(*ask, f"--logit-bias={text}", says="bias")
         self.fails(*ask, "--logit-bias", "3=1", "--logit-bias", "3=2", says=["--logit-bias", "twice"])
         self.fails(*ask, "--stop-token-ids", "1,x", says="--stop-token-ids")
-        self.fails(*ask, "--stop-token-ids", "8192", says="stop_token_ids")
+        self.fails(*ask, "--stop-token-ids", "8192", says="moiety: stop_token_ids")
         folder = self.dir / "stops"
         folder.mkdir()
         for file in MODEL.iterdir():

@@ -430,7 +430,7 @@ class ServersTest(unittest.TestCase):
         with Server(BIN, "--served-model-name", "m", model=folder) as server:
             status, answer = self.ask(server)
             self.assertEqual((status, answer["error"]["param"]), (400, "messages"))
-            self.assertIn("system messages only", answer["error"]["message"])
+            self.assertEqual(answer["error"]["message"], "the chat template: line 1: system messages only")
 
     def test_special_tokens_around_a_prompt(self):
         config = dict(json.loads((MODEL / "tokenizer_config.json").read_text()), tokenizer_class="GPTNeoXTokenizerFast",
