@@ -317,10 +317,10 @@ void add_bench_cluster(CLI::App& bench, Chosen& chosen) {
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   command->add_option("--prompt-tokens", flags->prompt_tokens, "Prompt length")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
   command->add_option("--max-tokens", flags->max_tokens, "Generated tokens")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
   command->add_option("--rounds", flags->rounds, "Rounds per server, interleaved")
       ->check(CLI::Range(1, 100))

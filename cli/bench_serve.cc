@@ -215,10 +215,10 @@ void add_bench_serve(CLI::App& bench, Chosen& chosen) {
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
   command->add_option("--prompt-tokens", flags->load.prompt_tokens, "Prompt length")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
   command->add_option("--max-tokens", flags->load.max_tokens, "Generated tokens")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();
   command->add_option("--rounds", flags->rounds, "Rounds, in turns with the engine alone")
       ->check(CLI::Range(1, 100))

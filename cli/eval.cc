@@ -181,7 +181,7 @@ void add_eval(CLI::App& app, Chosen& chosen) {
       ->check(CLI::Range(2, 1 << 20))
       ->capture_default_str();
   command->add_option("--limit", flags->limit, "Only the first documents of each file; 0 = all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   command->callback([flags, &chosen] { chosen.run = [flags] { return run_eval(*flags); }; });
 }

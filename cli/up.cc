@@ -219,7 +219,7 @@ void add_up(CLI::App& app, Chosen& chosen) {
       ->add_option(
           "--capacity", cluster.capacity,
           "Experts per layer that one worker may hold; routed experts / workers unless given")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1 << 30));
   command
       ->add_option("--capacity-bytes", cluster.capacity_bytes,
                    "Bytes of experts that one worker may hold, e.g. 24GiB")
