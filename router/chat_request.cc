@@ -200,6 +200,12 @@ void read_response_format(FieldReader& reader) {
   }
 }
 
+Result<std::string> render(const ChatTemplate& chat_template, const json::object& variables) {
+  auto text = chat_template.render(variables);
+  if (!text) return with_context("the chat template", text.error());
+  return text;
+}
+
 }  // namespace
 
 void read_messages(FieldReader& reader, json::object& variables) {
@@ -243,31 +249,35 @@ std::variant<ChatRequest, FieldError> parse_chat_request(std::string_view body,
 }
 
 Result<std::string> render_chat(const ChatTemplate& chat_template, const ChatRequest& request) {
-  auto rendered = chat_template.render(request.variables);
-  if (!rendered) return with_context("the chat template", rendered.error());
-  std::string text = std::move(*rendered);
-  if (!request.continue_final_message) return text;
-  // Templates may trim a content, so its trimmed text is looked for; blanks that follow it are kept
-  // if the template kept them.
-  const json::array& messages = request.variables.at("messages").as_array();
-  const std::string_view content = view(messages.back().at("content").as_string());
+  if (!request.continue_final_message) return render(chat_template, request.variables);
   static constexpr std::string_view kBlanks = " \t\n\r\f\v";
-  const std::size_t begin = content.find_first_not_of(kBlanks);
+  json::object variables = request.variables;
+  json::string& content = variables.at("messages").as_array().back().at("content").as_string();
+  const std::size_t begin = view(content).find_first_not_of(kBlanks);
   if (begin == std::string_view::npos) {
     return fail(ErrorCode::kInvalidArgument,
                 "continue_final_message: the last message has no content to go on with");
   }
-  const std::size_t end = content.find_last_not_of(kBlanks) + 1;
-  const std::size_t found = text.rfind(content.substr(begin, end - begin));
-  if (found == std::string::npos) {
-    return fail(
-        ErrorCode::kInvalidArgument,
-        "continue_final_message: the chat template does not show the last message as it is");
+  const std::size_t end = view(content).find_last_not_of(kBlanks) + 1;
+  const std::string trimmed(view(content).substr(begin, end - begin));
+  // A mark shows where the content ends: a short one may stand in what the template writes behind
+  // it, too. Where the template trims, the mark's blank is gone, and so are the content's.
+  static constexpr std::string_view kMark = "MOIETY_GOES_ON_HERE";
+  content.append(json::string_view(kMark.data(), kMark.size()));
+  content += '\t';
+  MOIETY_ASSIGN(std::string text, render(chat_template, variables));
+  const std::size_t found = text.rfind(kMark);
+  if (found != std::string::npos) {
+    const bool kept = text.compare(found + kMark.size(), 1, "\t") == 0;
+    text.resize(found);
+    const std::size_t shown = text.find_last_not_of(kBlanks) + 1;
+    if (std::string_view(text).substr(0, shown).ends_with(trimmed)) {
+      if (!kept) text.resize(shown);
+      return text;
+    }
   }
-  const std::string_view whole = content.substr(begin);
-  const bool kept = text.compare(found, whole.size(), whole) == 0;
-  text.resize(found + (kept ? whole.size() : end - begin));
-  return text;
+  return fail(ErrorCode::kInvalidArgument,
+              "continue_final_message: the chat template does not show the last message as it is");
 }
 
 }  // namespace moiety

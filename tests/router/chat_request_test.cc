@@ -220,6 +220,10 @@ TEST_F(RenderChat, GoesOnWithTheLastMessage) {
   EXPECT_EQ(render(kSource, continuing("hi there")), "<user>hi</><assistant>hi there");
   EXPECT_EQ(render(kSource, continuing("The answer: ")), "<user>hi</><assistant>The answer: ");
   EXPECT_EQ(render(kTrimming, continuing(" The answer: ")), "<hi><The answer:");
+  // What the template writes behind the message may hold its content, too.
+  EXPECT_EQ(
+      render("{% for m in messages %}{{ m.content | trim }} <|end|>{% endfor %}", continuing("e ")),
+      "hi <|end|>e");
   EXPECT_THAT(render(kSource, continuing("  ")), HasSubstr("no content"));
   EXPECT_THAT(render("{{ messages[0].content }}", continuing("other")), HasSubstr("does not show"));
 }
