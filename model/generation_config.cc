@@ -41,6 +41,7 @@ constexpr Unsupported kUnsupported[] = {
     {"guidance_scale", 1},
     {"watermarking_config", 0},
     {"min_new_tokens", 0},
+    {"min_length", 0},
 };
 
 bool is_neutral(ConfigFields& fields, const Unsupported& field) {

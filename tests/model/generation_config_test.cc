@@ -58,9 +58,9 @@ TEST(GenerationDefaults, ReadsStopStrings) {
 TEST(GenerationDefaults, NamesWhatItDoesNotTakeOver) {
   const auto defaults = GenerationDefaults::parse(
       R"({"num_beams": 4, "no_repeat_ngram_size": 0, "typical_p": 1.0, "suppress_tokens": [5],
-          "bad_words_ids": [], "use_cache": false})");
+          "bad_words_ids": [], "use_cache": false, "min_length": 8})");
   ASSERT_TRUE(defaults);
-  EXPECT_THAT(defaults->ignored, ElementsAre("num_beams", "suppress_tokens"));
+  EXPECT_THAT(defaults->ignored, ElementsAre("num_beams", "suppress_tokens", "min_length"));
 }
 
 TEST(GenerationDefaults, RefusesValuesThatAreNotUnderstood) {
