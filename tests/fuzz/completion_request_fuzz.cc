@@ -25,6 +25,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   MOIETY_CHECK(!fields.temperature || *fields.temperature >= 0, "bad temperature");
   MOIETY_CHECK(std::isfinite(fields.presence_penalty), "bad penalty");
   MOIETY_CHECK(std::isfinite(fields.frequency_penalty), "bad penalty");
-  MOIETY_CHECK(fields.stop.size() <= moiety::kMaxStopStrings, "too many stop strings");
+  MOIETY_CHECK(!fields.stop || fields.stop->size() <= moiety::kMaxStopStrings,
+               "too many stop strings");
   return 0;
 }
