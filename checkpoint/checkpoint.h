@@ -68,17 +68,17 @@ class SafetensorsSet {
   Result<void> read_range(std::string_view name,
                           std::uint64_t begin,
                           std::span<std::byte> out) const;
-  /// Reads a tensor of F32, BF16 or F16 as floats (exact).
+  /// Reads the raw bytes of whole rows of `source`, a tensor of F32, BF16 or F16, from its row
+  /// `first` on. kDataLoss, naming file and tensor, if a number is infinite or NaN.
+  Result<void> read_rows(const MatrixSource& source,
+                         std::int64_t first,
+                         std::span<std::byte> out) const;
+  /// Reads a tensor of F32, BF16 or F16 as floats (exact). kDataLoss as in read_rows().
   Result<std::vector<float>> read_floats(std::string_view name) const;
   /// Reads `count` elements of such a tensor from element `first` on, and no other bytes.
   Result<std::vector<float>> read_floats(std::string_view name,
                                          std::int64_t first,
                                          std::int64_t count) const;
-  /// For weights that were read: kDataLoss, naming file and tensor, if one of the numbers in
-  /// `values`, which are of `dtype`, is infinite or NaN.
-  Result<void> check_finite(std::string_view name,
-                            DType dtype,
-                            std::span<const std::byte> values) const;
   /// Reads a tensor of I64 or I32 as 64-bit integers.
   Result<std::vector<std::int64_t>> read_integers(std::string_view name) const;
 
@@ -101,6 +101,10 @@ class SafetensorsSet {
                               const TensorInfo& info,
                               std::uint64_t begin,
                               std::span<std::byte> out) const;
+  Result<void> read_numbers(std::string_view name,
+                            const TensorInfo& info,
+                            std::uint64_t begin,
+                            std::span<std::byte> out) const;
   Error unreadable(std::string_view name) const;
   Error wrong_dtype(std::string_view name, const TensorInfo& info, std::string_view needed) const;
   std::unique_ptr<State> state_;

@@ -311,6 +311,35 @@ Error SafetensorsSet::wrong_dtype(std::string_view name,
                         ": " + std::string(needed) + " is needed");
 }
 
+// Reads a byte range of a tensor of F32, BF16 or F16 and looks for numbers that are none.
+Result<void> SafetensorsSet::read_numbers(std::string_view name,
+                                          const TensorInfo& info,
+                                          std::uint64_t begin,
+                                          std::span<std::byte> out) const {
+  if (info.dtype != DType::kF32 && info.dtype != DType::kBF16 && info.dtype != DType::kF16) {
+    return wrong_dtype(name, info, "F32, BF16 or F16");
+  }
+  MOIETY_TRY(read_range(name, begin, out));
+  const bool finite = info.dtype == DType::kF32    ? all_below<std::int32_t>(out, 0x7f800000)
+                      : info.dtype == DType::kBF16 ? all_below<std::int16_t>(out, 0x7f80)
+                                                   : all_below<std::int16_t>(out, 0x7c00);
+  if (finite) return {};
+  return file_error(ErrorCode::kDataLoss, state_->files[info.file],
+                    "tensor '" + std::string(name) +
+                        "' holds numbers that are infinite or NaN: the file is damaged");
+}
+
+Result<void> SafetensorsSet::read_rows(const MatrixSource& source,
+                                       std::int64_t first,
+                                       std::span<std::byte> out) const {
+  const TensorInfo* info = find(source.tensor);
+  if (info == nullptr) return unreadable(source.tensor);
+  const std::uint64_t row_bytes =
+      static_cast<std::uint64_t>(source.columns) * dtype_bytes(info->dtype);
+  const auto row = static_cast<std::uint64_t>(source.first_row + first);
+  return read_numbers(source.tensor, *info, row * row_bytes, out);
+}
+
 Result<std::vector<float>> SafetensorsSet::read_floats(std::string_view name) const {
   const TensorInfo* info = find(name);
   if (info == nullptr) return unreadable(name);
@@ -322,9 +351,6 @@ Result<std::vector<float>> SafetensorsSet::read_floats(std::string_view name,
                                                        std::int64_t count) const {
   const TensorInfo* info = find(name);
   if (info == nullptr) return unreadable(name);
-  if (info->dtype != DType::kF32 && info->dtype != DType::kBF16 && info->dtype != DType::kF16) {
-    return wrong_dtype(name, *info, "F32, BF16 or F16");
-  }
   MOIETY_CHECK(first >= 0 && count >= 0 && first <= info->num_elements() - count,
                "elements outside of tensor " + std::string(name));
   std::vector<float> values(static_cast<std::size_t>(count));
@@ -333,7 +359,7 @@ Result<std::vector<float>> SafetensorsSet::read_floats(std::string_view name,
   // is written at 4i, at or before 2n + 2i where it and all later ones are read.
   const std::size_t width = dtype_bytes(info->dtype);
   const std::span<std::byte> source = bytes.last(values.size() * width);
-  MOIETY_TRY(read_range(name, static_cast<std::uint64_t>(first) * width, source));
+  MOIETY_TRY(read_numbers(name, *info, static_cast<std::uint64_t>(first) * width, source));
   if (info->dtype == DType::kF32) return values;
   for (std::size_t i = 0; i < values.size(); ++i) {
     std::uint16_t narrow;
@@ -342,21 +368,6 @@ Result<std::vector<float>> SafetensorsSet::read_floats(std::string_view name,
     std::memcpy(bytes.data() + i * sizeof wide, &wide, sizeof wide);
   }
   return values;
-}
-
-Result<void> SafetensorsSet::check_finite(std::string_view name,
-                                          DType dtype,
-                                          std::span<const std::byte> values) const {
-  const bool finite = dtype == DType::kF32    ? all_below<std::int32_t>(values, 0x7f800000)
-                      : dtype == DType::kBF16 ? all_below<std::int16_t>(values, 0x7f80)
-                      : dtype == DType::kF16  ? all_below<std::int16_t>(values, 0x7c00)
-                                              : true;
-  if (finite) return {};
-  const TensorInfo* info = find(name);
-  MOIETY_CHECK(info != nullptr, "no tensor " + std::string(name));
-  return file_error(ErrorCode::kDataLoss, state_->files[info->file],
-                    "tensor '" + std::string(name) +
-                        "' holds numbers that are infinite or NaN: the checkpoint is damaged");
 }
 
 Result<std::vector<std::int64_t>> SafetensorsSet::read_integers(std::string_view name) const {

@@ -22,15 +22,10 @@ Result<kernels::PackedMatrix> load_projection(const SafetensorsSet& tensors,
   if (info == nullptr) {
     return fail(ErrorCode::kNotFound, "the checkpoint has no tensor " + source.tensor);
   }
-  const std::uint64_t row_bytes =
-      static_cast<std::uint64_t>(source.columns) * dtype_bytes(info->dtype);
   return kernels::pack_stream(dtype, source.rows, source.columns, info->dtype,
-                              [&](std::int64_t row, std::span<std::byte> out) -> Result<void> {
+                              [&](std::int64_t row, std::span<std::byte> out) {
                                 bytes_read += out.size();
-                                const auto begin =
-                                    static_cast<std::uint64_t>(source.first_row + row) * row_bytes;
-                                MOIETY_TRY(tensors.read_range(source.tensor, begin, out));
-                                return tensors.check_finite(source.tensor, info->dtype, out);
+                                return tensors.read_rows(source, row, out);
                               });
 }
 

@@ -13,14 +13,9 @@ Result<kernels::PackedMatrix> load_matrix(const SafetensorsSet& tensors,
   if (info == nullptr) {
     return fail(ErrorCode::kNotFound, "the checkpoint has no tensor " + source.tensor);
   }
-  const std::uint64_t row_bytes =
-      static_cast<std::uint64_t>(source.columns) * dtype_bytes(info->dtype);
   return kernels::pack_stream(dtype, source.rows, source.columns, info->dtype,
-                              [&](std::int64_t row, std::span<std::byte> out) -> Result<void> {
-                                const auto begin =
-                                    static_cast<std::uint64_t>(source.first_row + row) * row_bytes;
-                                MOIETY_TRY(tensors.read_range(source.tensor, begin, out));
-                                return tensors.check_finite(source.tensor, info->dtype, out);
+                              [&](std::int64_t row, std::span<std::byte> out) {
+                                return tensors.read_rows(source, row, out);
                               });
 }
 
@@ -39,7 +34,6 @@ Result<std::vector<float>> load_floats(const SafetensorsSet& tensors,
                                        const std::string& name,
                                        DType dtype) {
   MOIETY_ASSIGN(std::vector<float> values, tensors.read_floats(name));
-  MOIETY_TRY(tensors.check_finite(name, DType::kF32, std::as_bytes(std::span(values))));
   kernels::round_inputs(dtype, values);
   return values;
 }

@@ -1,3 +1,4 @@
+#include <cmath>
 #include <thread>
 
 #include "checkpoint/checkpoint.h"
@@ -30,7 +31,7 @@ TEST(Safetensors, WhatIsWrittenIsRead) {
   writer.add("narrow", DType::kBF16, {3}, bytes_of<std::uint16_t>({0x3f80, 0xc000, 0x0001}));
   writer.add_floats("a \"quoted\\\n\" name", {2, 3}, floats);
   writer.add_integers("ids", {2}, integers);
-  writer.add("half", DType::kF16, {4}, bytes_of<std::uint16_t>({0x3c00, 0x8001, 0x7bff, 0xfc00}));
+  writer.add("half", DType::kF16, {4}, bytes_of<std::uint16_t>({0x3c00, 0x8001, 0x7bff, 0xfbff}));
   writer.add("ids32", DType::kI32, {1, 3}, bytes_of<std::int32_t>({7, -8, 2147483647}));
   writer.add("empty", DType::kF32, {0, 5}, {});
   writer.add_floats("scalar", {}, std::vector<float>{42.0f});
@@ -44,7 +45,7 @@ TEST(Safetensors, WhatIsWrittenIsRead) {
   EXPECT_EQ(std::memcmp(read_back->data(), floats.data(), floats.size() * sizeof(float)), 0);
   EXPECT_THAT(set.find("a \"quoted\\\n\" name")->shape, ElementsAre(2, 3));
   EXPECT_THAT(*set.read_floats("narrow"), ElementsAre(1.0f, -2.0f, 0x1p-133f));
-  EXPECT_THAT(*set.read_floats("half"), ElementsAre(1.0f, -0x1p-24f, 65504.0f, -HUGE_VALF));
+  EXPECT_THAT(*set.read_floats("half"), ElementsAre(1.0f, -0x1p-24f, 65504.0f, -65504.0f));
   EXPECT_EQ(*set.read_integers("ids"), integers);
   EXPECT_THAT(*set.read_integers("ids32"), ElementsAre(7, -8, 2147483647));
   EXPECT_TRUE(set.read_floats("empty")->empty());
@@ -103,6 +104,31 @@ TEST(Safetensors, ReadsRangesAndCountsTheirBytes) {
   expect_error(set.read_floats("b"), ErrorCode::kInvalidArgument, HasSubstr("I32"));
   expect_error(set.read_integers("a"), ErrorCode::kInvalidArgument, HasSubstr("F32"));
   EXPECT_EQ(set.bytes_read(), 13u);
+}
+
+TEST(Safetensors, NumbersThatAreNoneAreRefusedWhereTheyAreRead) {
+  TempDir dir;
+  SafetensorsWriter writer;
+  writer.add_floats("a", {3, 2}, std::vector<float>{1, 2, 3, 4, HUGE_VALF, 6});
+  writer.add("b", DType::kBF16, {2}, bytes_of<std::uint16_t>({0x7f7f, 0xffff}));
+  writer.add("c", DType::kF16, {2}, bytes_of<std::uint16_t>({0xfc00, 0x7bff}));
+  writer.add_integers("d", {1}, std::vector<std::int64_t>{-1});
+  ASSERT_TRUE(writer.write(dir / "x.safetensors"));
+  const SafetensorsSet set = open(dir / "x.safetensors");
+  std::vector<float> row(2);
+  const auto out = std::as_writable_bytes(std::span(row));
+  ASSERT_TRUE(set.read_rows({"a", 1, 2, 2}, 0, out));
+  EXPECT_THAT(row, ElementsAre(3.0f, 4.0f));
+  expect_error(set.read_rows({"a", 1, 2, 2}, 1, out), ErrorCode::kDataLoss,
+               AllOf(HasSubstr("x.safetensors"), HasSubstr("'a' holds")));
+  EXPECT_THAT(*set.read_floats("a", 0, 4), ElementsAre(1.0f, 2.0f, 3.0f, 4.0f));
+  EXPECT_THAT(*set.read_floats("b", 0, 1), ElementsAre(0x1.fep127f));
+  for (const char* name : {"a", "b", "c"}) {
+    expect_error(set.read_floats(name), ErrorCode::kDataLoss, HasSubstr("infinite or NaN"));
+  }
+  expect_error(set.read_rows({"d", 0, 1, 1}, 0, out), ErrorCode::kInvalidArgument,
+               HasSubstr("I64"));
+  ASSERT_TRUE(set.read_range("a", 0, out));
 }
 
 TEST(Safetensors, TensorsOfOtherTypesMayStandBesideThoseThatAreRead) {
