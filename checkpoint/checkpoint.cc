@@ -134,12 +134,11 @@ Result<void> check_tensors(const SafetensorsSet& set, const Architecture& archit
 Result<Architecture> read_architecture(const std::filesystem::path& folder) {
   const std::filesystem::path config = folder / "config.json";
   const std::filesystem::path generation = folder / "generation_config.json";
-  std::error_code ignored;
   MOIETY_ASSIGN(const std::string text, read_regular_file(config, kMaxConfigBytes));
-  const bool pruned = std::filesystem::exists(folder / "pruning_metadata.json", ignored);
+  const bool pruned = entry_exists(folder / "pruning_metadata.json");
   auto architecture = parse_architecture(text, pruned);
   if (!architecture) return with_context(config.string(), architecture.error());
-  if (std::filesystem::exists(generation, ignored)) {
+  if (entry_exists(generation)) {
     MOIETY_ASSIGN(const std::string defaults, read_regular_file(generation, kMaxConfigBytes));
     const auto added = add_generation_config(defaults, *architecture);
     if (!added) return with_context(generation.string(), added.error());

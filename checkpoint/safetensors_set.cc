@@ -102,10 +102,7 @@ Result<OpenedFile> open_safetensors(const std::filesystem::path& file) {
   // O_NONBLOCK: a named pipe in the place of the file must not hang us; it changes nothing for
   // files.
   Fd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!fd) {
-    return file_error(errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo, file,
-                      std::string("cannot open: ") + std::strerror(errno));
-  }
+  if (!fd) return open_error(file);
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) {
     return file_error(ErrorCode::kIo, file, std::string("cannot stat: ") + std::strerror(errno));
@@ -159,11 +156,9 @@ Result<SafetensorsSet> SafetensorsSet::open_file(const std::filesystem::path& fi
 }
 
 Result<SafetensorsSet> SafetensorsSet::open_folder(const std::filesystem::path& folder) {
-  std::error_code ignored;
-  if (std::filesystem::exists(folder / kSingleFile, ignored))
-    return open_file(folder / kSingleFile);
+  if (entry_exists(folder / kSingleFile)) return open_file(folder / kSingleFile);
   const std::filesystem::path index_path = folder / kIndexFile;
-  if (!std::filesystem::exists(index_path, ignored)) {
+  if (!entry_exists(index_path)) {
     return file_error(ErrorCode::kNotFound, folder,
                       std::string("has neither ") + kSingleFile + " nor " + kIndexFile);
   }

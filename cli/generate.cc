@@ -221,8 +221,7 @@ Result<void> run_generate(GenerateFlags& flags) {
     return fail(ErrorCode::kInvalidArgument,
                 "--logprobs: log-probabilities are printed with --json or --batch only");
   }
-  std::error_code ec;
-  const bool has_tokenizer = std::filesystem::exists(flags.model.model / "tokenizer.json", ec);
+  const bool has_tokenizer = entry_exists(flags.model.model / "tokenizer.json");
   const bool needs_tokenizer = flags.prompt || flags.chat;
   MOIETY_ASSIGN(OfflineModel offline,
                 OfflineModel::load(flags.model, has_tokenizer || needs_tokenizer));

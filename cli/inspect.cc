@@ -5,6 +5,7 @@
 #include "checkpoint/checkpoint.h"
 #include "cli/model_size.h"
 #include "cli/offline.h"
+#include "common/file.h"
 #include "model/chat_template.h"
 #include "model/kv_cache.h"
 #include "model/tokenizer.h"
@@ -85,8 +86,7 @@ std::string_view qk_norm_name(QkNorm norm) {
 
 /// Facts of the tokenizer, or why it cannot be used; null without one.
 json::value tokenizer_facts(const Checkpoint& checkpoint) {
-  std::error_code ec;
-  if (!std::filesystem::exists(checkpoint.folder() / "tokenizer.json", ec)) return nullptr;
+  if (!entry_exists(checkpoint.folder() / "tokenizer.json")) return nullptr;
   const auto tokenizer = Tokenizer::load(checkpoint.folder());
   if (!tokenizer) return json::object{{"error", tokenizer.error().message}};
   std::int32_t tokens = 0, special = 0;

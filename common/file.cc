@@ -21,7 +21,7 @@ Result<std::string> read(const std::filesystem::path& path,
                          bool may_be_a_pipe) {
   // Opening a pipe that nobody writes to would wait.
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | (may_be_a_pipe ? 0 : O_NONBLOCK)));
-  if (!fd) return errno_error(path, "open");
+  if (!fd) return open_error(path);
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return errno_error(path, "stat");
   if (S_ISDIR(info.st_mode)) {
@@ -58,6 +58,23 @@ Result<std::string> read_file(const std::filesystem::path& path, std::uint64_t m
 
 Result<std::string> read_regular_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
   return read(path, max_bytes, false);
+}
+
+bool entry_exists(const std::filesystem::path& path) {
+  std::error_code unreadable;
+  return std::filesystem::exists(std::filesystem::symlink_status(path, unreadable));
+}
+
+Error open_error(const std::filesystem::path& path) {
+  const int number = errno;
+  std::error_code no_link;
+  const std::filesystem::path target = std::filesystem::read_symlink(path, no_link);
+  if (number == ENOENT && !no_link) {
+    return fail(ErrorCode::kNotFound,
+                path.string() + ": is a link to " + target.string() + ", which is not there");
+  }
+  errno = number;
+  return errno_error(path, "open");
 }
 
 Result<void> write_file(const std::filesystem::path& path, std::string_view content) {

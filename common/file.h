@@ -19,6 +19,13 @@ Result<std::string> read_file(const std::filesystem::path& path,
 Result<std::string> read_regular_file(const std::filesystem::path& path,
                                       std::uint64_t max_bytes = std::uint64_t{1} << 30);
 
+/// Whether a folder holds an entry of this name, be it a link that leads nowhere: an optional file
+/// that was meant to be there is read, and is an error, instead of passed over.
+bool entry_exists(const std::filesystem::path& path);
+
+/// What an open() that failed just now, by errno, says of `path` (kNotFound, kIo).
+Error open_error(const std::filesystem::path& path);
+
 /// Writes to a temporary file beside `path`, syncs it and renames it, so that readers see the old
 /// or the new content and a full disk loses nothing.
 Result<void> write_file(const std::filesystem::path& path, std::string_view content);

@@ -170,17 +170,13 @@ Result<ChatTemplate> ChatTemplate::parse(std::string_view source) {
 Result<std::optional<ChatTemplate>> ChatTemplate::load(const std::filesystem::path& folder,
                                                        std::string_view name) {
   const bool is_default = name == "default";
-  const auto exists = [&](const std::filesystem::path& path) {
-    std::error_code error;
-    return std::filesystem::exists(path, error);
-  };
   if (name.empty() || name.find('/') != name.npos || name.starts_with('.')) {
     return fail(ErrorCode::kInvalidArgument,
                 jinja::words({"'", std::string(name), "' is no name of a chat template"}));
   }
   json::object config;
   const std::filesystem::path config_file = folder / "tokenizer_config.json";
-  if (exists(config_file)) {
+  if (entry_exists(config_file)) {
     MOIETY_ASSIGN(const json::value parsed, read_json(config_file));
     config = parsed.get_object();
   }
@@ -191,13 +187,13 @@ Result<std::optional<ChatTemplate>> ChatTemplate::load(const std::filesystem::pa
                  : folder / "additional_chat_templates" / (std::string(name) + ".jinja");
   const std::filesystem::path json_file = folder / "chat_template.json";
   // Templates in files of their own replace all that the others hold.
-  if (!is_default && !exists(own_file) && exists(folder / "chat_template.jinja")) {
+  if (!is_default && !entry_exists(own_file) && entry_exists(folder / "chat_template.jinja")) {
     return std::optional<ChatTemplate>();
   }
-  if (exists(own_file)) {
+  if (entry_exists(own_file)) {
     path = own_file;
     MOIETY_ASSIGN(source, read_regular_file(own_file, kMaxTemplateBytes));
-  } else if (exists(json_file)) {
+  } else if (entry_exists(json_file)) {
     path = json_file;
     MOIETY_ASSIGN(const json::value parsed, read_json(json_file));
     auto found = find_template(parsed, name);
@@ -225,8 +221,7 @@ Result<ChatTemplate> ChatTemplate::load_file(const std::filesystem::path& file,
   MOIETY_ASSIGN(const std::string source, read_file(file, kMaxTemplateBytes));
   json::object config;
   const std::filesystem::path config_file = folder / "tokenizer_config.json";
-  std::error_code error;
-  if (std::filesystem::exists(config_file, error)) {
+  if (entry_exists(config_file)) {
     MOIETY_ASSIGN(const json::value parsed, read_json(config_file));
     config = parsed.get_object();
   }
@@ -247,9 +242,8 @@ Result<ChatTemplate> ChatTemplate::with_defaults(std::string_view source,
   state->defaults = {{"tools", nullptr}, {"documents", nullptr}, {"add_generation_prompt", false}};
   add_special_tokens(config, state->defaults);
   const std::filesystem::path map_file = folder / "special_tokens_map.json";
-  std::error_code error;
   if (!config.contains("added_tokens_decoder") &&
-      std::filesystem::exists(map_file, error)) {  // checkpoints of older libraries
+      entry_exists(map_file)) {  // checkpoints of older libraries
     MOIETY_ASSIGN(const json::value map, read_json(map_file));
     add_special_tokens(map.get_object(), state->defaults);
   }

@@ -108,8 +108,7 @@ Result<GenerationDefaults> GenerationDefaults::parse(std::string_view json) {
 
 Result<GenerationDefaults> GenerationDefaults::load(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "generation_config.json";
-  std::error_code ignored;
-  if (!std::filesystem::exists(file, ignored)) return GenerationDefaults{};
+  if (!entry_exists(file)) return GenerationDefaults{};
   MOIETY_ASSIGN(const std::string text, read_regular_file(file, kMaxBytes));
   auto defaults = parse(text);
   if (!defaults) return with_context(file.string(), defaults.error());

@@ -79,8 +79,7 @@ Result<Tokenizer> Tokenizer::load(const std::filesystem::path& folder) {
   auto tokenizer = parse(json);
   if (!tokenizer) return with_context(path.string(), tokenizer.error());
   const std::filesystem::path config_path = folder / "tokenizer_config.json";
-  std::error_code ignored;
-  if (!std::filesystem::exists(config_path, ignored)) return tokenizer;
+  if (!entry_exists(config_path)) return tokenizer;
   MOIETY_ASSIGN(const std::string config, read_regular_file(config_path));
   const auto applied = apply_tokenizer_config(
       config, [&](std::string_view text) { return tokenizer->token_id(text); },

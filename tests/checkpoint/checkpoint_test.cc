@@ -167,6 +167,19 @@ TEST(Checkpoint, ErrorsNameTheFile) {
                AllOf(HasSubstr("config.json"), HasSubstr("hidden_act is \"relu\"")));
 }
 
+// As in a download cache whose blobs were not copied. Optional files are not passed over either: an
+// end of text may stand in them.
+TEST(Checkpoint, LinksThatLeadNowhereAreNamed) {
+  for (const char* name : {"config.json", "generation_config.json", "model.safetensors",
+                           "model.safetensors.index.json", "model-00002-of-00003.safetensors"}) {
+    FixtureCopy copy("emo");
+    std::filesystem::remove(copy / name);
+    std::filesystem::create_symlink("../blobs/b35", copy / name);
+    expect_error(Checkpoint::open(copy.path()), ErrorCode::kNotFound,
+                 HasSubstr(std::string(name) + ": is a link to ../blobs/b35, which is not there"));
+  }
+}
+
 TEST_F(ChangedOlmoe, UnchangedOpens) {
   const auto checkpoint = reopen();
   ASSERT_TRUE(checkpoint) << checkpoint.error().message;
