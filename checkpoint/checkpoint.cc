@@ -1,6 +1,7 @@
 #include "checkpoint/checkpoint.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 namespace moiety {
@@ -116,17 +117,18 @@ Result<void> check_tensors(const SafetensorsSet& set, const Architecture& archit
     MOIETY_TRY(check_tied_head(set));
     known.insert(kHead);
   }
-  NameList unknown;
+  std::map<std::uint32_t, NameList> unknown;  // by file
   for (const auto& [name, info] : set.tensors()) {
-    if (!known.contains(name) && !is_redundant(name)) unknown.add(name);
+    if (!known.contains(name) && !is_redundant(name)) unknown[info.file].add(name);
   }
   for (const auto& [name, info] : set.other_tensors()) {
-    if (!known.contains(name)) unknown.add(name);
+    if (!known.contains(name)) unknown[info.file].add(name);
   }
   if (!unknown.empty()) {
+    const auto& [file, names] = *unknown.begin();
     return fail(ErrorCode::kInvalidArgument,
-                "the weights hold what " + architecture.name +
-                    " as config.json describes it does not use: " + unknown.text());
+                set.files()[file].string() + ": holds what " + architecture.name +
+                    " as config.json describes it does not use: " + names.text());
   }
   return {};
 }
