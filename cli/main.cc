@@ -12,7 +12,7 @@ namespace {
 int end(moiety::Result<void> outcome) {
   if (outcome) outcome = moiety::cli::check_output();
   if (outcome) return 0;
-  std::fprintf(stderr, "moiety: %s\n", outcome.error().message.c_str());
+  moiety::print_error("moiety", outcome.error().message);
   return outcome.error().code == moiety::ErrorCode::kCancelled ? 130 : 1;
 }
 

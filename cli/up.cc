@@ -17,6 +17,7 @@
 #include "cli/process.h"
 #include "common/file.h"
 #include "common/flags.h"
+#include "common/log.h"
 #include "kernels/variant.h"
 
 namespace moiety::cli {
@@ -123,7 +124,7 @@ int run_detached_supervisor(const UpFlags& flags, const Fd& report) {
   if (!say(describe(*cluster, true))) return 1;
   const auto outcome = supervise(*cluster, false);
   if (outcome) return 0;
-  std::cerr << "moiety: " << outcome.error().message << std::endl;
+  print_error("moiety", outcome.error().message);
   return 1;
 }
 

@@ -3,8 +3,11 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <string>
+
+#include "common/utf8.h"
 
 namespace moiety {
 namespace {
@@ -40,6 +43,13 @@ void init_logging(std::string_view process_name, LogLevel default_level) {
   spdlog::set_default_logger(std::move(logger));
 }
 
-void log_line(LogLevel level, std::string_view text) { spdlog::log(to_spdlog(level), text); }
+void log_line(LogLevel level, std::string_view text) {
+  spdlog::log(to_spdlog(level), printable(text));
+}
+
+void print_error(std::string_view program, std::string_view message) {
+  const std::string line = fmt::format("{}: {}\n", program, printable(message));
+  std::fputs(line.c_str(), stderr);
+}
 
 }  // namespace moiety

@@ -104,6 +104,24 @@ void append_replacing_invalid(std::string_view bytes, std::string& out) {
   }
 }
 
+std::string printable(std::string_view text) {
+  std::string valid, out;
+  append_replacing_invalid(text, valid);
+  for (std::string_view rest = valid; !rest.empty();) {
+    const auto [value, bytes] = first_code_point(rest);
+    const bool is_control =
+        (value < 0x20 && value != '\n' && value != '\t') || (value >= 0x7f && value < 0xa0);
+    if (is_control) {
+      constexpr std::string_view kHex = "0123456789abcdef";
+      out += {'\\', 'x', kHex[value >> 4], kHex[value & 15]};
+    } else {
+      out += rest.substr(0, bytes);
+    }
+    rest.remove_prefix(bytes);
+  }
+  return out;
+}
+
 std::size_t unfinished_utf8_suffix(std::string_view bytes) {
   // A lead byte always starts a new character, so the last one decides.
   for (std::size_t length = 1; length <= std::min<std::size_t>(3, bytes.size()); ++length) {

@@ -25,6 +25,10 @@ bool is_valid_utf8(std::string_view bytes);
 /// 15, section 3.9, "U+FFFD Substitution of Maximal Subparts"; Python's errors="replace").
 void append_replacing_invalid(std::string_view bytes, std::string& out);
 
+/// Text as a terminal or a log may have it, whatever file or client it came from: ill-formed bytes
+/// become U+FFFD, control characters but newline and tab \xNN.
+std::string printable(std::string_view text);
+
 /// Length of the suffix that starts a character which more bytes could complete: 0 to 3.
 std::size_t unfinished_utf8_suffix(std::string_view bytes);
 

@@ -93,6 +93,6 @@ int main(int argc, char** argv) {
   raise_descriptor_limit();
   const auto outcome = guarded([&] { return run(argc, argv); });
   if (outcome) return 0;
-  std::fprintf(stderr, "moiety-coordinator: %s\n", outcome.error().message.c_str());
+  print_error("moiety-coordinator", outcome.error().message);
   return 1;
 }

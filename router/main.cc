@@ -1,5 +1,4 @@
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <cstdlib>
 
 #include "common/descriptors.h"
@@ -68,7 +67,7 @@ int main(int argc, char** argv) {
   moiety::init_logging(options.id ? "router " + std::to_string(*options.id) : "router");
   const auto outcome = moiety::guarded([&] { return moiety::run_router(options, {}); });
   if (!outcome) {
-    std::fprintf(stderr, "moiety-router: %s\n", outcome.error().message.c_str());
+    moiety::print_error("moiety-router", outcome.error().message);
     return moiety::fabric::end_mpi(1);
   }
   return moiety::fabric::end_mpi(0);

@@ -1,5 +1,4 @@
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <cstdlib>
 
 #include "common/descriptors.h"
@@ -70,7 +69,7 @@ int main(int argc, char** argv) {
     return moiety::run_worker(options);
   });
   if (!outcome) {
-    std::fprintf(stderr, "moiety-worker: %s\n", outcome.error().message.c_str());
+    moiety::print_error("moiety-worker", outcome.error().message);
     return moiety::fabric::end_mpi(1);
   }
   return moiety::fabric::end_mpi(0);

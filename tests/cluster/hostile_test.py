@@ -4,6 +4,7 @@ wrong with it; never a signal, a hang, or much memory. usage: hostile_test.py BI
 import copy
 import json
 import os
+import re
 import resource
 import shutil
 import struct
@@ -72,6 +73,7 @@ class HostileTest(unittest.TestCase):
         self.assertEqual(len(lines), 1, about)
         self.assertLess(len(said), 3000, about)
         done.stderr.decode("utf-8")  # whatever was in the file
+        self.assertIsNone(re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", said), about)  # nothing steers a terminal
         for text in says:
             self.assertIn(text, lines[0], about)
 
@@ -208,6 +210,7 @@ class HostileTest(unittest.TestCase):
             ("a tensor is missing", without(name), name), ("the norm is missing", without("model.norm.weight"), "model.norm.weight"),
             ("a tensor too much", with_extra("model.layers.1.mlp.experts.16.up_proj.weight"), "experts.16"),
             ("an unknown tensor", with_extra("model.layers.0.mlp.gate.bias"), "gate.bias"),
+            ("a name that clears the screen", with_extra("a\x1b[2J\0b"), r"a\x1b[2J\x00b"),
             ("no tensors", join({}, b""), "model.embed_tokens.weight"),
             ("metadata only", join({"__metadata__": {"format": "pt"}}, b""), "model.embed_tokens.weight"),
         ]
