@@ -50,7 +50,7 @@ void add_linear(DType dtype, const KernelSizes& sizes, std::vector<KernelCase>& 
     bytes += set->matrices.back().num_bytes();
   } while (bytes < kBeyondCaches);
   set->x = random_floats(area(kMostRows, sizes.hidden));
-  kernels::round_inputs(dtype == DType::kI8 ? DType::kBF16 : dtype, set->x);
+  if (dtype == DType::kBF16) kernels::round_inputs(dtype, set->x);
   set->y.resize(set->x.size());
   for (const std::int32_t m : kRows) {
     const Cost cost{static_cast<double>(set->matrices[0].num_bytes()),

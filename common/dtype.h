@@ -28,8 +28,8 @@ std::string_view dtype_flag(DType dtype);
 /// Of a flag's value; kInvalidArgument for any other. `experts`: int8 is one of them.
 Result<DType> parse_dtype_flag(std::string_view name, bool experts);
 /// The type of routed experts beside dense weights of `dtype`: `experts` as typed, empty = the
-/// same. kInvalidArgument for a pair whose GEMM inputs differ: bf16 goes with bf16 and int8, f32
-/// with f32.
+/// same. kInvalidArgument for a pair whose rows differ, which travel to workers: bf16 goes with
+/// bf16 and int8, f32 with f32.
 Result<DType> expert_dtype_for(DType dtype, std::string_view experts);
 
 /// A bfloat16 number: the upper half of an IEEE float.

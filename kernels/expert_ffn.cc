@@ -19,8 +19,6 @@ constexpr std::size_t kSharedBytes = 512 << 10;
 constexpr std::int32_t kFewRows = 16;
 // Rows of one task: their inputs stay in the cache beside the weights.
 constexpr std::int32_t kRowChunk = 96;
-// What the last task of an expert's first half does after it, counted as a piece of that half.
-constexpr std::int32_t kRounding = 1;
 
 SiluMulFn* silu_mul_kernel(Variant variant) {
   switch (variant) {
@@ -68,21 +66,24 @@ void GroupedExperts::run(const InputRows& x,
   PanelRuns runs(bytes, pool.num_threads());
   first_half_.clear();
   second_half_.clear();
-  std::vector<std::atomic<std::int32_t>> left(experts.size());
+  std::vector<std::int32_t> first_chunk(experts.size() + 1);
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    first_chunk[i + 1] = first_chunk[i] + (experts[i].count + kRowChunk - 1) / kRowChunk;
+  }
+  // Tasks of the first half that a chunk of rows still waits for.
+  std::vector<std::atomic<std::int32_t>> left(static_cast<std::size_t>(first_chunk.back()));
   // Cuts one matrix, or two of one shape side by side, for the rows of expert i.
   const auto cut = [&](std::vector<Task>& tasks, std::size_t i, std::int32_t panels,
                        std::size_t panel_bytes) {
     const ExpertRows& rows = experts[i];
-    const std::size_t before = tasks.size();
     const std::size_t most_bytes = rows.count <= kFewRows ? PanelRuns::kAnyBytes : kSharedBytes;
     for (std::int32_t begin = 0, end = 0; rows.count > 0 && begin < panels; begin = end) {
       end = begin + runs.take(panels - begin, panel_bytes, most_bytes);
       for (std::int32_t row = 0; row < rows.count; row += kRowChunk) {
-        tasks.push_back({static_cast<std::int32_t>(i), rows.first + row,
-                         std::min(kRowChunk, rows.count - row), begin, end});
+        tasks.push_back({static_cast<std::int32_t>(i), first_chunk[i] + row / kRowChunk,
+                         rows.first + row, std::min(kRowChunk, rows.count - row), begin, end});
       }
     }
-    return static_cast<std::int32_t>(tasks.size() - before);
   };
   for (std::size_t i = 0; i < experts.size(); ++i) {
     const ExpertRows& rows = experts[i];
@@ -91,9 +92,9 @@ void GroupedExperts::run(const InputRows& x,
     check_shape(*rows.weights, hidden);
     widest = std::max(widest, rows.weights->gate.n());
     const PackedMatrix& gate = rows.weights->gate;
-    left[i] = cut(first_half_, i, gate.num_panels(), 2 * gate.panel_bytes());
-    if (left[i] != 0) left[i] += kRounding;
+    cut(first_half_, i, gate.num_panels(), 2 * gate.panel_bytes());
   }
+  for (const Task& task : first_half_) ++left[static_cast<std::size_t>(task.chunk)];
   for (std::size_t i = 0; i < experts.size(); ++i) {
     const PackedMatrix& matrix = experts[i].weights->down;
     cut(second_half_, i, matrix.num_panels(), matrix.panel_bytes());
@@ -155,19 +156,21 @@ void GroupedExperts::run(const InputRows& x,
         hidden_.set(task.first_row + row, first_column, columns, values);
       }
     }
-    const auto expert = static_cast<std::size_t>(task.expert);
-    if (left[expert].fetch_sub(1, std::memory_order_acq_rel) > 1 + kRounding) return;
+    auto& chunk_left = left[static_cast<std::size_t>(task.chunk)];
     if (hidden_.has_row_scales()) {
-      for (std::int32_t row = 0; row < experts[expert].count; ++row) {
-        const std::int32_t index = experts[expert].first + row;
-        hidden_.set_row(index, float_row(index));
+      // Whoever comes last rounds the rows, before the chunk counts as done.
+      for (std::int32_t others = chunk_left.load(); others > 1;) {
+        if (chunk_left.compare_exchange_weak(others, others - 1)) return;
+      }
+      for (std::int32_t row = task.first_row; row < task.first_row + task.num_rows; ++row) {
+        hidden_.set_row(row, float_row(row));
       }
     }
-    left[expert].store(0, std::memory_order_release);
+    chunk_left.fetch_sub(1, std::memory_order_release);
   };
   const auto down = [&](std::size_t index) {
     const Task& task = second_half_[index - first_half_.size()];
-    wait_for(left[static_cast<std::size_t>(task.expert)]);
+    wait_for(left[static_cast<std::size_t>(task.chunk)]);
     const PackedMatrix& weights = experts[static_cast<std::size_t>(task.expert)].weights->down;
     float* first = y + task.first_row * y_stride + task.panel_begin * kPanelColumns;
     linear_part(weights, hidden_,

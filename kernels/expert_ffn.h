@@ -50,6 +50,7 @@ class GroupedExperts {
  private:
   struct Task {
     std::int32_t expert;  // index into `experts`
+    std::int32_t chunk;   // of rows, counted over all experts
     std::int32_t first_row, num_rows;
     std::int32_t panel_begin, panel_end;
   };

@@ -46,12 +46,15 @@ FixedPointRow to_fixed_point(std::span<const float> x, std::int16_t* q) {
     exponent = std::min(15 - exponent, kMostExponent);
     if (std::ldexp(max, exponent) > kMostFixedPoint) --exponent;
   }
-  for (;; --exponent) {
+  for (;;) {
     const FixedPointSums sums =
         kernels.fixed_point(x.data(), x.size(), std::ldexp(1.0f, exponent), q);
     if (sums.magnitude <= kMostMagnitude) {
       return {std::ldexp(1.0f, -exponent), static_cast<std::uint32_t>(sums.sum) * 128u};
     }
+    // So many times too large: at least this many bits too many.
+    const auto times = static_cast<std::uint64_t>(sums.magnitude / kMostMagnitude);
+    exponent -= std::max(1, static_cast<int>(std::bit_width(times)) - 1);
   }
 }
 

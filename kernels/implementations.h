@@ -21,10 +21,11 @@ enum class WeightType : std::uint8_t { kF32, kBF16, kI8 };
 
 /// Outputs [0, rows) x [panel_begin * 16, min(panel_end * 16, n)) of y = x w^T.
 ///
-/// An output's sum is one chain over k from zero, or with I8 an exact integer, then times the row's
-/// and the column's scales, in this order; its bits depend on x's row and w's column only. Rows in
-/// the forms that tiles read, kHalves and kDigits, may be read (not used) up to the next multiple
-/// of 16.
+/// An output's sum is one chain over k from zero, or with I8 an exact integer, then times the
+/// column's and the row's scale, in this order: the row's is a power of two, which changes no bits
+/// but where it over- or underflows. An output's bits depend on x's row and w's column only. Rows
+/// in the forms that tiles read, kHalves and kDigits, may be read (not used) up to the next
+/// multiple of 16.
 struct LinearTile {
   WeightType type;
   const std::byte* weights;    ///< panel 0, laid out as PackedMatrix says

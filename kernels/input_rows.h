@@ -14,8 +14,9 @@ enum class InputForm : std::uint8_t;
 
 /// Rows [m, k] of GEMM inputs in the form that one variant reads beside weights of one type.
 ///   F32    floats
-///   BF16   BF16 where the variant's dot products take it, otherwise floats that are rounded to
-///   BF16 I8     16-bit fixed point with a scale per row (fixed_point.h)
+///   BF16   BF16 where dot products take it, otherwise floats rounded to BF16
+///   I8     16-bit fixed point with a scale per row (fixed_point.h)
+///
 /// Memory is kept for the next use.
 class InputRows {
  public:

@@ -32,8 +32,8 @@ template <int kRows, int kPanels>
                                                      __m512i sums) {
   const __m512i offset = _mm512_set1_epi32(static_cast<std::int32_t>(tile.x_offsets[row]));
   const __m512 products = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, offset));
-  return _mm512_mul_ps(_mm512_mul_ps(products, _mm512_set1_ps(tile.x_scales[row])),
-                       _mm512_loadu_ps(tile.scales + column));
+  return _mm512_mul_ps(_mm512_mul_ps(products, _mm512_loadu_ps(tile.scales + column)),
+                       _mm512_set1_ps(tile.x_scales[row]));
 }
 
 }  // namespace moiety::kernels

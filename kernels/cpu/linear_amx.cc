@@ -316,12 +316,14 @@ class PanelWalk {
     for (std::int32_t i = 0; i < blocks; ++i) {
       const std::int32_t row = begin + i * Type::kBlockRows;
       const Fetch fetch = what_to_fetch(i, blocks, from, to);
-      // One tile where the second one's rows are not there.
-      if (Type::kBlockRows > kTileRows && end - row <= kTileRows) {
-        block<1>(row, from, to, fetch, sums_ + i * kBlockFloats);
-      } else {
-        block<2>(row, from, to, fetch, sums_ + i * kBlockFloats);
+      float* sums = sums_ + i * kBlockFloats;
+      if constexpr (Type::kBlockRows > kTileRows) {
+        if (end - row <= kTileRows) {  // the second tile's rows are not there
+          block<1>(row, from, to, fetch, sums);
+          continue;
+        }
       }
+      block<2>(row, from, to, fetch, sums);
     }
   }
 

@@ -217,8 +217,8 @@ struct Integers {
     const __m256i sums = _mm256_permute4x64_epi64(both, 0xd8);
     const __m256i offset = _mm256_set1_epi32(static_cast<std::int32_t>(tile.x_offsets[row]));
     const __m256 products = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums, offset));
-    return _mm256_mul_ps(_mm256_mul_ps(products, _mm256_set1_ps(tile.x_scales[row])),
-                         _mm256_loadu_ps(tile.scales + column));
+    return _mm256_mul_ps(_mm256_mul_ps(products, _mm256_loadu_ps(tile.scales + column)),
+                         _mm256_set1_ps(tile.x_scales[row]));
   }
 };
 

@@ -47,7 +47,7 @@ struct Bf16 {
 };
 
 struct I8 {
-  static constexpr int max_panels(int) { return 4; }
+  static constexpr int max_panels(int) { return 2; }
 
   template <int kRows, int kPanels>
   static void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {

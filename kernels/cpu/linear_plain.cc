@@ -40,7 +40,7 @@ void scale(const LinearTile& tile,
            float* y) {
   for (std::int32_t c = 0; c < kPanelColumns; ++c) {
     const auto product = static_cast<std::int32_t>(sum[c] - tile.x_offsets[row]);
-    y[c] = static_cast<float>(product) * tile.x_scales[row] * tile.scales[column + c];
+    y[c] = static_cast<float>(product) * tile.scales[column + c] * tile.x_scales[row];
   }
 }
 

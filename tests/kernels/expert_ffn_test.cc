@@ -98,7 +98,7 @@ struct Batch {
       groups.push_back({&experts[i], num_rows, counts[i]});
       num_rows += counts[i];
     }
-    x = make_rows(DType::kBF16, num_rows, hidden);
+    x = make_rows(dtype == DType::kI8 ? DType::kF32 : DType::kBF16, num_rows, hidden);
   }
 
   InputRows rows(Variant variant, std::int32_t first, std::int32_t count) const {

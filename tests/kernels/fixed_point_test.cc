@@ -28,9 +28,8 @@ Row row_of(std::span<const float> x) {
 bool fits(std::span<const float> x, double scale) {
   std::int64_t sum = 0;
   for (const float value : x) {
-    const auto q = static_cast<std::int64_t>(std::nearbyint(std::abs(value) / scale));
-    if (q > kMostFixedPoint) return false;
-    sum += q;
+    if (std::abs(value) / scale > kMostFixedPoint) return false;
+    sum += static_cast<std::int64_t>(std::nearbyint(std::abs(value) / scale));
   }
   return 127 * sum <= std::numeric_limits<std::int32_t>::max();
 }
@@ -38,7 +37,7 @@ bool fits(std::span<const float> x, double scale) {
 std::vector<std::vector<float>> rows() {
   std::vector<std::vector<float>> all = {{1},
                                          {-1, 0.5f},
-                                         {0x1.fdfep0f, 1},   // 32639 / 2^14
+                                         {0x1.fdfcp0f, 1},   // 32639 / 2^14
                                          {0x1.fdfe8p0f, 1},  // a little more
                                          {0x1.ffffp0f},
                                          {1e38f, -3e38f},
@@ -56,7 +55,8 @@ TEST(FixedPoint, IsTheNearestMultipleOfTheSmallestScaleThatFits) {
   for (const std::vector<float>& x : rows()) {
     const Row row = row_of(x);
     const double scale = row.made.scale;
-    EXPECT_EQ(std::frexp(scale, std::make_unique<int>().get()), 0.5) << "a power of two";
+    int exponent = 0;
+    EXPECT_EQ(std::frexp(scale, &exponent), 0.5) << "a power of two";
     std::uint32_t sum = 0;
     const double error = fixed_point_error(x);
     for (std::size_t i = 0; i < x.size(); ++i) {
@@ -68,6 +68,11 @@ TEST(FixedPoint, IsTheNearestMultipleOfTheSmallestScaleThatFits) {
     EXPECT_TRUE(fits(x, scale)) << x.size() << " values, first " << x[0];
     EXPECT_FALSE(fits(x, scale / 2)) << x.size() << " values, first " << x[0];
   }
+}
+
+TEST(FixedPoint, TheLargestValueIsHeld) {
+  EXPECT_EQ(row_of(std::vector<float>{32639, -1}).q, (std::vector<std::int16_t>{32639, -1}));
+  EXPECT_EQ(row_of(std::vector<float>{-32639.25f}).q, (std::vector<std::int16_t>{-16320}));
 }
 
 TEST(FixedPoint, ZerosAndTinyValuesHaveAScale) {

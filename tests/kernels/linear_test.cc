@@ -18,7 +18,7 @@ struct Problem {
 Problem make_problem(DType dtype, std::int32_t m, std::int32_t n, std::int32_t k, unsigned seed) {
   Problem problem{PackedMatrix(dtype, n, k, random_floats(static_cast<std::size_t>(n) * k, seed)),
                   random_floats(static_cast<std::size_t>(m) * k, seed + 1), m};
-  round_inputs(dtype == DType::kI8 ? DType::kBF16 : dtype, problem.x);
+  if (dtype == DType::kBF16) round_inputs(dtype, problem.x);
   return problem;
 }
 
@@ -228,19 +228,31 @@ TEST_P(LinearOf, I8HoldsTheLargestSums) {
     Problem problem{PackedMatrix(DType::kI8, 2, kK, weights), std::vector<float>(kK, 0.75f), 1};
     std::vector<float> y(2);
     linear(GetParam(), problem.w, problem.x.data(), 1, y.data(), pool);
-    EXPECT_NEAR(y[0], sign * 0.75 * kK, 0.75 * kK * 4e-3);
-    EXPECT_NEAR(y[1], sign * -0.75, 0.75 * 4e-3 + kK * 0.75 * 1e-7);
+    EXPECT_NEAR(y[0], sign * 0.75 * kK, 0.75 * kK * 1e-6);
+    EXPECT_NEAR(y[1], sign * -0.75, 1e-6);
+  }
+}
+
+// Each scale alone would lead beyond what a float holds.
+TEST_P(LinearOf, I8TakesLargeInputsBesideSmallWeights) {
+  ThreadPool pool(1);
+  for (const float x : {3e38f, 1e-30f}) {
+    const Problem problem{PackedMatrix(DType::kI8, 3, 64, std::vector<float>(3 * 64, 0x1p-10f)),
+                          std::vector<float>(64, x), 1};
+    std::vector<float> y(3);
+    linear(GetParam(), problem.w, problem.x.data(), 1, y.data(), pool);
+    for (const float value : y) EXPECT_NEAR(value / x, 0x1p-4, 0x1p-4 * 1e-4);
   }
 }
 
 // What the AMX variant computes, with tiles in memory: runs on machines that have no such tiles.
 TEST(LinearAmx, EmulatedTilesMatchTheDefinitionAndDoNotDependOnTheBatch) {
-  if (!variant_supported(Variant::kAvx512Bf16)) {
-    GTEST_SKIP() << "the AMX files hold AVX512-BF16 instructions, which this CPU cannot run";
+  if (!variant_supported(Variant::kAvx512)) {
+    GTEST_SKIP() << "the AMX file holds AVX-512 instructions, which this CPU cannot run";
   }
-  // Rows [from, m) of a batch that begins at row `first` of the problem.
+  // Rows [from, m) of a batch that begins at row `first` of the problem, panels from `panel` on.
   const auto run = [](const Problem& problem, std::int32_t first, std::int32_t m, std::int32_t from,
-                      float* y) {
+                      float* y, std::int32_t panel = 0) {
     InputRows x;
     const std::int32_t k = problem.w.k();
     x.reset(Variant::kAmx, problem.w.dtype(), m, k);
@@ -254,7 +266,7 @@ TEST(LinearAmx, EmulatedTilesMatchTheDefinitionAndDoNotDependOnTheBatch) {
          .scales = problem.w.scales(),
          .n = problem.w.n(),
          .k = k,
-         .panel_begin = 0,
+         .panel_begin = panel,
          .panel_end = problem.w.num_panels(),
          .rows = m - from,
          .x = x.row(from),
@@ -262,10 +274,12 @@ TEST(LinearAmx, EmulatedTilesMatchTheDefinitionAndDoNotDependOnTheBatch) {
          .x_scales = x.scales(from),
          .x_offsets = x.offsets(from),
          .y = y,
-         .y_stride = problem.w.n()});
+         .y_stride = problem.w.n(),
+         .next = panel == 0 ? nullptr : problem.w.data()});
   };
   for (DType dtype : {DType::kBF16, DType::kI8}) {
-    for (const auto& [m, n, k] : {std::tuple{1, 16, 32},
+    for (const auto& [m, n, k] : {std::tuple{2, 5, 0},
+                                  {1, 16, 32},
                                   {16, 33, 31},
                                   {17, 15, 64},
                                   {33, 70, 97},
@@ -289,6 +303,18 @@ TEST(LinearAmx, EmulatedTilesMatchTheDefinitionAndDoNotDependOnTheBatch) {
         ASSERT_EQ(std::memcmp(alone.data(), &y.span()[static_cast<std::size_t>(row) * n],
                               alone.size() * sizeof(float)),
                   0);
+      }
+      // Without the first panel, and with weights to fetch ahead.
+      if (n > PackedMatrix::kPanel) {
+        const auto columns = static_cast<std::size_t>(n - PackedMatrix::kPanel);
+        std::vector<float> others(expected.size());
+        run(problem, 0, m, 0, others.data(), 1);
+        for (std::size_t row = 0; row < static_cast<std::size_t>(m); ++row) {
+          const std::size_t at = row * static_cast<std::size_t>(n);
+          ASSERT_EQ(std::memcmp(&others[at], &y.span()[at + PackedMatrix::kPanel],
+                                columns * sizeof(float)),
+                    0);
+        }
       }
       // The last row of a batch, where it is: tiles read on behind it, which ASan watches.
       run(problem, 0, m, m - 1, alone.data());
