@@ -257,7 +257,7 @@ TEST(LinearAmx, EmulatedTilesMatchTheDefinitionAndDoNotDependOnTheBatch) {
     const std::int32_t k = problem.w.k();
     x.reset(Variant::kAmx, problem.w.dtype(), m, k);
     for (std::int32_t row = 0; row < m; ++row) {
-      x.set_row(row, &problem.x[static_cast<std::size_t>(first + row) * k]);
+      x.set_row(row, problem.x.data() + static_cast<std::ptrdiff_t>(first + row) * k);
     }
     amx::linear_tile_emulated(
         {.type = problem.w.dtype() == DType::kI8 ? WeightType::kI8 : WeightType::kBF16,
