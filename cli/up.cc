@@ -75,7 +75,7 @@ Result<void> supervise(LocalCluster& cluster, bool say_ending) {
   std::vector<std::string> events;
   while (!interrupted()) {
     const auto goes_on = cluster.supervise(events);
-    for (const std::string& event : events) std::cerr << "moiety: " << event << std::endl;
+    for (const std::string& event : events) print_error("moiety", event);
     events.clear();
     Inheritance::reap(cluster.child_pids());
     if (!goes_on) return goes_on.error();  // the destructor ends the rest

@@ -13,7 +13,7 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError };
 /// stderr, one write each; safe from any thread.
 void init_logging(std::string_view process_name, LogLevel level = LogLevel::kInfo);
 
-/// One line to stderr, "PROGRAM: MESSAGE", for an error that ends a command. Here and in log_line
+/// One line to stderr, "PROGRAM: MESSAGE", for what people at a terminal read. Here and in log_line
 /// control characters are made visible (printable()): text may come from files and clients.
 void print_error(std::string_view program, std::string_view message);
 

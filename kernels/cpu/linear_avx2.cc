@@ -16,6 +16,8 @@ constexpr std::ptrdiff_t offset_of(int k) {
 }
 // k's that one round of a loop takes.
 constexpr int kGroup = 4;
+// Bytes to the weights that are fetched meanwhile, where one panel is walked at a time.
+constexpr int kAhead = 4096;
 
 /// Columns 8 * kHalf to 8 * kHalf + 7 of a panel at one k, as floats; `group` is where the k's
 /// group begins. A pair of BF16 is 32 bits: the even k is the lower half, the odd k the upper,
@@ -138,7 +140,7 @@ struct Fma {
     const std::byte* weights = tile.weights + panel * tile.panel_bytes;
     const Inputs inputs = Inputs::of<kRows>(tile, row);
     // One panel at a time is fetched too late by the CPU itself, several better without help.
-    constexpr int kFetch = kPanels == 1 ? 4096 : 0;
+    constexpr int kFetch = kPanels == 1 ? kAhead : 0;
     Sums<kRows, kPanels> sums = {};
     accumulate<kType, kFetch>(weights, tile.panel_bytes, tile.k, inputs, sums);
     unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
@@ -182,7 +184,7 @@ struct Integers {
                                tile.x + (kRows > 3 ? row + 3 : row) * stride};
     __m256i sums[kRows][kParts] = {};
     for (std::int32_t k = 0; k < tile.k; k += 4) {
-      _mm_prefetch(reinterpret_cast<const char*>(weights + 4096), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(weights + kAhead), _MM_HINT_T0);
       __m256i w[kParts];
       unrolled<kParts>([&](auto p) __attribute__((always_inline)) {
         w[p.value] = _mm256_cvtepu8_epi16(

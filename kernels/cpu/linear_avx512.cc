@@ -85,38 +85,29 @@ struct Integers {
   static void compute(const LinearTile& tile, std::int32_t panel, std::int32_t row) {
     const std::byte* weights = tile.weights + panel * tile.panel_bytes;
     const std::byte* x = tile.x + row * tile.x_stride;
-    const std::ptrdiff_t panel_bytes = tile.panel_bytes;
     const std::ptrdiff_t x_stride = tile.x_stride;
-    __m512i sums[kRows][kPanels][2] = {};
+    __m512i sums[kRows][2] = {};
     for (std::int32_t k = 0; k < tile.k; k += 4) {
-      __m512i w[kPanels][2];
-      unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
-        const auto* bytes = reinterpret_cast<const __m256i*>(weights + p.value * panel_bytes);
-        w[p.value][0] = _mm512_cvtepu8_epi16(_mm256_load_si256(bytes));
-        w[p.value][1] = _mm512_cvtepu8_epi16(_mm256_load_si256(bytes + 1));
-      });
+      const auto* bytes = reinterpret_cast<const __m256i*>(weights);
+      const __m512i first = _mm512_cvtepu8_epi16(_mm256_load_si256(bytes));
+      const __m512i second = _mm512_cvtepu8_epi16(_mm256_load_si256(bytes + 1));
       unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
         std::int64_t four;
         __builtin_memcpy(&four, x + r.value * x_stride, sizeof four);
         const __m512i input = _mm512_set1_epi64(four);
-        unrolled<kPanels * 2>([&](auto i) __attribute__((always_inline)) {
-          __m512i& sum = sums[r.value][i.value / 2][i.value % 2];
-          sum = _mm512_add_epi32(sum, _mm512_madd_epi16(w[i.value / 2][i.value % 2], input));
-        });
+        auto& halves = sums[r.value];
+        halves[0] = _mm512_add_epi32(halves[0], _mm512_madd_epi16(first, input));
+        halves[1] = _mm512_add_epi32(halves[1], _mm512_madd_epi16(second, input));
       });
       weights += 64;
       x += 8;
     }
-    __m512 outputs[kRows][kPanels];
+    __m512 outputs[kRows][1];
     unrolled<kRows>([&](auto r) __attribute__((always_inline)) {
-      unrolled<kPanels>([&](auto p) __attribute__((always_inline)) {
-        const auto& halves = sums[r.value][p.value];
-        const __m512i all =
-            _mm512_add_epi32(_mm512_permutex2var_epi32(halves[0], even(), halves[1]),
-                             _mm512_permutex2var_epi32(halves[0], odd(), halves[1]));
-        outputs[r.value][p.value] =
-            scaled_integers(tile, row + r.value, (panel + p.value) * kPanelColumns, all);
-      });
+      const auto& halves = sums[r.value];
+      const __m512i all = _mm512_add_epi32(_mm512_permutex2var_epi32(halves[0], even(), halves[1]),
+                                           _mm512_permutex2var_epi32(halves[0], odd(), halves[1]));
+      outputs[r.value][0] = scaled_integers(tile, row + r.value, panel * kPanelColumns, all);
     });
     store_sums(tile, panel, row, outputs);
   }

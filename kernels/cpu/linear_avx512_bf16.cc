@@ -11,8 +11,7 @@
 namespace moiety::kernels::avx512_bf16 {
 namespace {
 
-template <class T>
-[[gnu::always_inline]] inline __m512i broadcast_word(const T* p) {
+[[gnu::always_inline]] inline __m512i broadcast_word(const std::byte* p) {
   std::int32_t bits;
   __builtin_memcpy(&bits, p, sizeof bits);
   return _mm512_set1_epi32(bits);
